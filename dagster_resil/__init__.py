@@ -1,0 +1,3 @@
+"""PostgreSQL backups that have already been restored."""
+
+__version__ = "0.1.0"

