@@ -1,0 +1,244 @@
+"""What is written into a vault beside the archive: manifests and receipts.
+
+Times are RFC 3339 in UTC, sizes are bytes, durations are seconds.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
+
+from dagster_resil.verify.verdict import Verdict
+
+FORMAT = 1
+"""The vault layout that this release writes, and the newest that it reads."""
+
+
+def _utc(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError("a time without a zone")
+    return value.astimezone(UTC)
+
+
+def format_time(value: datetime) -> str:
+    """Return a time as RFC 3339 in UTC, to the microsecond."""
+    return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+Time = Annotated[datetime, AfterValidator(_utc), PlainSerializer(format_time, return_type=str)]
+Bytes = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+
+NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
+"""A protected database's name for us; the PostgreSQL database may be called anything."""
+BACKUP_ID_PATTERN = r"^[a-z][a-z0-9_]*-[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}$"
+
+
+class Record(BaseModel):
+    """A part of a manifest or receipt: immutable; fields of later releases are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON's own types, with the names that the vault uses."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class Collation(Record):
+    """A database's locale: provider "libc", "icu" or "builtin"."""
+
+    provider: str
+    collate: str
+    ctype: str
+    locale: str | None = None
+    version: str | None = None
+
+
+class Source(Record):
+    """The database that was backed up."""
+
+    host: str
+    port: int
+    instance: str | None = None
+    database: str
+    server_version: str
+    """As the server says it, for example "15.18"."""
+    system_identifier: str | None
+    """pg_control_system(): the same for a server and its physical copies, another for any other."""
+    encoding: str
+    collation: Collation
+    bootstrap_role: str
+    """The name of the role with OID 10, which owns what initdb made."""
+
+    @property
+    def major(self) -> int:
+        """Return the server's major version."""
+        return int(self.server_version.split(".")[0])
+
+
+class Snapshot(Record):
+    """The one moment that the whole backup shows."""
+
+    id: str
+    lsn: str
+    taken_at: Time
+
+
+class Partition(Record):
+    """The time window that the backup belongs to; ``late`` when within the grace after its end."""
+
+    key: str
+    start: Time
+    end: Time
+    late: bool = False
+
+
+class Table(Record):
+    """A table (or leaf partition) as the snapshot shows it.
+
+    ``kind`` is "table" or, for the one row that stands for all large objects,
+    "large_objects" (rows are objects). ``fingerprint`` is a decimal number, as described in
+    :mod:`dagster_resil.postgres.fingerprint`. ``parts`` are the names of the objects that hold
+    its rows.
+    """
+
+    schema_: str = Field(alias="schema")
+    name: str
+    kind: Literal["table", "large_objects"] = "table"
+    rows: Annotated[int, Field(ge=0)]
+    fingerprint: str
+    bytes: Bytes
+    parts: tuple[str, ...] = ()
+
+
+def _inside(name: str) -> str:
+    # A manifest is read from outside: no name in it may lead out of the backup's folder.
+    if name.startswith("/") or any(part in ("", ".", "..") for part in name.split("/")):
+        raise ValueError(f"not a name inside a backup: {name!r}")
+    return name
+
+
+class StoredObject(Record):
+    """An object of the backup; ``name`` is relative to the backup's folder.
+
+    ``crc32c`` is base64 of the big-endian value, as Cloud Storage writes it; ``sha256`` is hex.
+    """
+
+    name: Annotated[str, AfterValidator(_inside)]
+    size: Bytes
+    crc32c: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{6}==$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Expectations(Record):
+    """What the restored database has to equal, beyond the tables' rows.
+
+    :param fingerprint: the form of the fingerprints: "hash" (the types' own equality) or
+        "text" (every value by its text).
+    :param schema_object: the name of the object that holds ``pg_dump --schema-only`` of the
+        source, made under the snapshot.
+    :param inventory_object: the name of the object that holds what such a dump does not show.
+    """
+
+    fingerprint: Literal["hash", "text"] = "hash"
+    schema_object: str
+    inventory_object: str
+
+
+class Manifest(Record):
+    """A backup. Written last: no manifest, no backup."""
+
+    format: Annotated[int, Field(ge=1)]
+    backup_id: Annotated[str, Field(pattern=BACKUP_ID_PATTERN)]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    engine: Literal["pg_dump"] = "pg_dump"
+    partition: Partition | None = None
+    source: Source
+    snapshot: Snapshot
+    tools: dict[str, str]
+    """Program → version, for example {"pg_dump": "15.18", "dagster_resil": "0.1.0"}."""
+    started_at: Time
+    finished_at: Time
+    seconds: dict[str, Seconds] = {}
+    tables: tuple[Table, ...]
+    objects: tuple[StoredObject, ...]
+    database_bytes: Bytes
+    """The size of the source's database on its disk: what a scratch server needs room for."""
+    expectations: Expectations
+    settings: dict[str, str | int | float | bool | None] = {}
+    """The settings that shaped the backup."""
+
+    @property
+    def rows(self) -> int:
+        """Return the number of rows in all tables."""
+        return sum(table.rows for table in self.tables if table.kind == "table")
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of the backup in the vault."""
+        return sum(item.size for item in self.objects)
+
+    def head(self) -> dict[str, Any]:
+        """Return what identifies the backup and its size, without the long lists."""
+        document = self.to_json()
+        for long in ("tables", "objects"):
+            document[long] = len(document[long])
+        return document | {"rows": self.rows, "bytes": self.bytes}
+
+
+class Check(Record):
+    """What one check found."""
+
+    name: str
+    verdict: Verdict
+    summary: str
+    """One sentence with the figures, or with the first thing that is wrong."""
+    details: tuple[str, ...] = ()
+    """The differences, one a line, the first of them when there are many."""
+
+
+class TableComparison(Record):
+    """One row of the comparison: a table in the source and in the restored database."""
+
+    schema_: str = Field(alias="schema")
+    name: str
+    kind: str
+    rows_source: int | None
+    rows_restored: int | None
+    fingerprint_source: str | None
+    fingerprint_restored: str | None
+    bytes_source: int | None
+    bytes_restored: int | None
+    verdict: Verdict
+    difference: str = ""
+
+
+class Receipt(Record):
+    """The outcome of one verification."""
+
+    format: Annotated[int, Field(ge=1)]
+    backup_id: str
+    name: str
+    database: str
+    verdict: Verdict
+    checks: tuple[Check, ...]
+    seconds: dict[str, Seconds]
+    rows: int
+    bytes: Bytes
+    verified_at: Time
+    server_version: str | None
+    """The scratch server's version; None when there was none."""
+    tools: dict[str, str]
+    isolation: tuple[str, ...] = ()
+    """How the scratch server was shut off, and what could not be."""
+    not_checked: tuple[str, ...] = ()
+    tables: tuple[TableComparison, ...] = ()
+
+    def check(self, name: str) -> Check:
+        """Return the check of that name; KeyError when there is none."""
+        for item in self.checks:
+            if item.name == name:
+                return item
+        raise KeyError(name)
