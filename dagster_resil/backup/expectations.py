@@ -1,0 +1,141 @@
+"""What a restore has to equal: read under the backup's snapshot, while the dump runs.
+
+The queries here share nothing with what reads the data: a mistake in the one does not make the
+same mistake in the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from types import TracebackType
+
+import psycopg
+
+from dagster_resil.backup.snapshot import HeldSnapshot
+from dagster_resil.errors import BackupFailed, PermissionMissing, ResilError
+from dagster_resil.postgres.connection import Connection
+from dagster_resil.postgres.inventory import (
+    Inventory,
+    LargeObjects,
+    read_large_objects,
+    take_inventory,
+)
+from dagster_resil.postgres.tables import Content, FingerprintForm, Relation, read_content
+
+_Work = Callable[[Connection], None]
+
+
+class ExpectationReader:
+    """Sessions on the snapshot that count, fingerprint and list; started by entering it.
+
+    Leaving it by an exception cancels what runs and closes every session.
+
+    :ivar done_bytes: the size of the tables that are read so far.
+    """
+
+    def __init__(self, snapshot: HeldSnapshot, *, form: FingerprintForm, sessions: int) -> None:
+        self._snapshot = snapshot
+        self._form = form
+        self._todo: queue.SimpleQueue[_Work] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._lock = threading.Lock()
+        self._open: set[Connection] = set()
+        self.contents: dict[int, Content] = {}
+        self.done_bytes = 0
+        self._inventory: Inventory | None = None
+        self._large_objects: LargeObjects | None = None
+        self._todo.put(self._read_schema)
+        readable = [table for table in snapshot.tables if table.readable]
+        # The largest first, so that no session is left with it at the end.
+        for table in sorted(readable, key=lambda table: -table.bytes):
+            self._todo.put(self._reading(table))
+        self._threads = [
+            threading.Thread(target=self._run, name=f"expectations-{n}", daemon=True)
+            for n in range(max(1, min(sessions, len(readable) + 1)))
+        ]
+
+    def __enter__(self) -> ExpectationReader:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        if error is not None:
+            with self._lock:
+                for connection in self._open:
+                    with contextlib.suppress(Exception):
+                        connection.cancel_safe(timeout=5)
+        for thread in self._threads:
+            thread.join()
+
+    def check(self) -> None:
+        """Raise what made a reader fail, if one did."""
+        if self._failure is not None:
+            raise self._failure
+
+    def wait(self, watch: Callable[[], None]) -> tuple[Inventory, LargeObjects]:
+        """Wait until everything is read; ``watch`` is called some twenty times a second."""
+        for thread in self._threads:
+            while thread.is_alive():
+                thread.join(0.05)
+                watch()
+        self.check()
+        if self._inventory is None or self._large_objects is None:
+            raise BackupFailed("the schema was not read")
+        return self._inventory, self._large_objects
+
+    def _run(self) -> None:
+        try:
+            with self._snapshot.worker() as connection:
+                with self._lock:
+                    self._open.add(connection)
+                try:
+                    while not self._stop.is_set() and self._failure is None:
+                        try:
+                            work = self._todo.get_nowait()
+                        except queue.Empty:
+                            return
+                        work(connection)
+                finally:
+                    with self._lock:
+                        self._open.discard(connection)
+        except BaseException as error:  # noqa: BLE001 - it is raised where the backup waits
+            if self._failure is None:
+                self._failure = _explained(error)
+
+    def _read_schema(self, connection: Connection) -> None:
+        self._inventory = take_inventory(connection)
+        self._large_objects = read_large_objects(connection)
+
+    def _reading(self, table: Relation) -> _Work:
+        def read(connection: Connection) -> None:
+            self.contents[table.oid] = read_content(connection, table, self._form)
+            with self._lock:
+                self.done_bytes += table.bytes
+
+        return read
+
+
+def _explained(error: BaseException) -> BaseException:
+    if isinstance(error, ResilError) or not isinstance(error, psycopg.Error):
+        return error
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return PermissionMissing(
+            f"the login may not read something: {str(error).strip()}",
+            hint="grant it SELECT there (pg_read_all_data, from version 14), or BYPASSRLS for "
+            "row-level security",
+        )
+    return BackupFailed(
+        f"reading what the restore has to equal failed: {str(error).strip()}",
+        hint="the server's log may say more; then run the backup again",
+    )

@@ -1,0 +1,88 @@
+"""Whether the login may read all that belongs in a backup, asked before anything is read."""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from dagster_resil.errors import PermissionMissing
+from dagster_resil.postgres.connection import Connection
+from dagster_resil.postgres.tables import Relation
+
+_SHOWN = 10
+
+_SEQUENCES = """
+SELECT n.nspname, c.relname
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_'
+   AND NOT (pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+            AND pg_catalog.has_sequence_privilege(c.oid, 'SELECT'))
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e'
+                      AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass)
+ ORDER BY 1, 2
+"""
+
+# A large object without SELECT for us; a superuser may read them all.
+_LARGE_OBJECTS = """
+SELECT m.oid
+  FROM pg_catalog.pg_largeobject_metadata m
+ WHERE NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)
+   AND NOT pg_catalog.pg_has_role(m.lomowner, 'USAGE')
+   AND NOT EXISTS (
+       SELECT FROM pg_catalog.aclexplode(m.lomacl) a
+        WHERE a.privilege_type = 'SELECT'
+          AND (a.grantee = 0 OR pg_catalog.pg_has_role(a.grantee, 'USAGE')))
+ ORDER BY m.oid LIMIT 11
+"""
+
+
+def check_permissions(connection: Connection, relations: list[Relation], user: str) -> None:
+    """Raise PermissionMissing when a dump would fail, or would leave something out.
+
+    :param relations: all tables of the database.
+    :param user: the login, for the GRANT that would help.
+    """
+    login = sql.Identifier(user)
+    lacking: list[str] = []
+    remedies: list[str] = []
+
+    def lack(what: str, remedy: sql.Composable) -> None:
+        lacking.append(what)
+        remedies.append(remedy.as_string(connection) + ";")
+
+    for relation in relations:
+        if relation.extension is not None and not relation.readable:
+            continue  # left out of the dump too, and named in the receipt
+        if not relation.readable:
+            lack(
+                f"table {relation.schema}.{relation.name}",
+                sql.SQL("GRANT USAGE ON SCHEMA {} TO {}; GRANT SELECT ON {} TO {}").format(
+                    sql.Identifier(relation.schema), login, relation.identifier, login
+                ),
+            )
+        elif relation.row_security:
+            lack(
+                f"all rows of table {relation.schema}.{relation.name} "
+                "(row-level security would filter them)",
+                sql.SQL("ALTER ROLE {} BYPASSRLS").format(login),
+            )
+    for schema, name in connection.execute(_SEQUENCES).fetchall():
+        lack(
+            f"sequence {schema}.{name}",
+            sql.SQL("GRANT USAGE ON SCHEMA {} TO {}; GRANT SELECT ON SEQUENCE {} TO {}").format(
+                sql.Identifier(schema), login, sql.Identifier(schema, name), login
+            ),
+        )
+    for (oid,) in connection.execute(_LARGE_OBJECTS).fetchall():
+        lack(
+            f"large object {oid}",
+            sql.SQL("GRANT SELECT ON LARGE OBJECT {} TO {}").format(sql.Literal(oid), login),
+        )
+    if lacking:
+        more = len(lacking) - _SHOWN
+        named = ", ".join(lacking[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        wanted = " ".join(dict.fromkeys(remedies[:_SHOWN]))
+        raise PermissionMissing(
+            f"user {user!r} may not read {named}",
+            hint=f"as the owner or a superuser: {wanted} "
+            "(for a whole server: GRANT pg_read_all_data, from version 14 on)",
+        )

@@ -1,0 +1,213 @@
+"""The snapshot that a whole backup shows, and the session that holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import psycopg
+from psycopg import sql
+
+from dagster_resil.backup.permissions import check_permissions
+from dagster_resil.errors import BackupFailed, SnapshotLost
+from dagster_resil.postgres.connection import Connection, Endpoint
+from dagster_resil.postgres.session import settle
+from dagster_resil.postgres.tables import Relation, list_tables
+
+_PULSE_S = 5.0
+"""How often the holder's connection is tried. Only its loss ends a backup early; a lost holder
+that went unnoticed could not make a false one, since the end of a backup asks once more."""
+_LOCKS_AT_ONCE = 500
+
+
+class SnapshotRaced(Exception):
+    """The schema changed between the snapshot and the locks; a new snapshot is needed."""
+
+
+@dataclass
+class HeldSnapshot:
+    """A REPEATABLE READ snapshot, alive as long as its session's transaction.
+
+    :ivar endpoint: the one server that holds it.
+    :ivar id: what ``SET TRANSACTION SNAPSHOT`` and ``pg_dump --snapshot`` take.
+    :ivar tables: the tables it shows, each locked against DDL and TRUNCATE (ACCESS SHARE).
+    """
+
+    endpoint: Endpoint
+    connection: Connection
+    id: str
+    lsn: str
+    taken_at: datetime
+    tables: tuple[Relation, ...]
+    server_version: int
+    encoding: str
+
+    def __post_init__(self) -> None:
+        self._busy = threading.Lock()
+        self._last_pulse = time.monotonic()
+
+    def pulse(self) -> None:
+        """Check, at most every few seconds, that the holder's session lives.
+
+        :raises SnapshotLost: it does not.
+        """
+        if time.monotonic() - self._last_pulse >= _PULSE_S:
+            self.assert_held()
+
+    def assert_held(self) -> None:
+        """Raise SnapshotLost when the holder's session has ended."""
+        with self._busy:
+            try:
+                self.connection.execute("SELECT")
+            except psycopg.Error as error:
+                raise SnapshotLost(
+                    f"the session that held the snapshot on {self.endpoint.describe()} ended: "
+                    f"{str(error).strip()}",
+                    hint="look in the server's log for a restart, a terminated session or a "
+                    "recovery conflict (on a replica: hot_standby_feedback = on); then run "
+                    "the backup again",
+                ) from None
+            self._last_pulse = time.monotonic()
+
+    @contextlib.contextmanager
+    def worker(self) -> Iterator[Connection]:
+        """Open another session on the same snapshot, for reading."""
+        connection = self.endpoint.connect(application_name="dagster_resil compare")
+        try:
+            connection.autocommit = True
+            settle(connection, gentle=True)
+            connection.autocommit = False
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            try:
+                connection.execute(
+                    sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self.id))
+                )
+            except psycopg.Error as error:
+                raise SnapshotLost(
+                    f"the snapshot {self.id} is gone from {self.endpoint.describe()}: "
+                    f"{str(error).strip()}",
+                    hint="is there a connection pooler in between? connect to the server itself; "
+                    "then run the backup again",
+                ) from None
+            yield connection
+        finally:
+            connection.close()
+
+
+@contextlib.contextmanager
+def hold_snapshot(
+    endpoint: Endpoint,
+    *,
+    lock_timeout_s: float,
+    between: Callable[[], None] = lambda: None,
+) -> Iterator[HeldSnapshot]:
+    """Take a snapshot, lock all that it shows, and hold both until the ``with`` is left.
+
+    A TRUNCATE, or an ALTER that rewrites, that commits between the snapshot and the lock leaves
+    the snapshot an *empty* table, on which dump, count and fingerprint would agree. So after the
+    locks each table's file must be the one that the snapshot's catalogue names.
+
+    :param between: called between snapshot and locks; tests put such a race there.
+    :raises SnapshotRaced: something changed in between: try again.
+    :raises PermissionMissing: something can't be read.
+    :raises SourceUnreachable: no connection.
+    """
+    connection = endpoint.connect(application_name="dagster_resil snapshot")
+    try:
+        connection.autocommit = True
+        settle(connection, lock_timeout_s=lock_timeout_s, gentle=True)
+        connection.autocommit = False
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        row = connection.execute(
+            "SELECT pg_catalog.pg_export_snapshot(), "
+            "CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() "
+            "ELSE pg_catalog.pg_current_wal_lsn() END::pg_catalog.text, "
+            "pg_catalog.clock_timestamp(), pg_catalog.current_setting('server_encoding')"
+        ).fetchone()
+        if row is None:  # pragma: no cover - a SELECT without FROM gives a row
+            raise AssertionError("no snapshot")
+        identifier, lsn, taken_at, encoding = row
+        tables = list_tables(connection)
+        check_permissions(connection, tables, connection.info.user)
+        between()
+        to_read = [table for table in tables if table.readable]
+        _lock(connection, to_read)
+        _check_same_files(connection, to_read)
+        yield HeldSnapshot(
+            endpoint=endpoint.pinned_to(connection),
+            connection=connection,
+            id=identifier,
+            lsn=lsn,
+            taken_at=taken_at,
+            tables=tuple(tables),
+            server_version=connection.info.server_version,
+            encoding=encoding,
+        )
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise SnapshotLost(
+            f"the session on {endpoint.describe()} ended: {str(error).strip()}",
+            hint="look in the server's log; then run the backup again",
+        ) from None
+    finally:
+        # A leaked holder would keep vacuum from cleaning the source.
+        connection.close()
+
+
+def _lock(connection: Connection, tables: list[Relation]) -> None:
+    for first in range(0, len(tables), _LOCKS_AT_ONCE):
+        some = tables[first : first + _LOCKS_AT_ONCE]
+        statement = sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(
+            sql.SQL(", ").join(sql.SQL("ONLY {}").format(table.identifier) for table in some)
+        )
+        try:
+            connection.execute(statement)
+        except psycopg.errors.UndefinedTable as error:
+            raise SnapshotRaced(f"a table was dropped or renamed: {error}") from None
+        except psycopg.errors.LockNotAvailable:
+            holders = _blockers(connection, tables)
+            raise BackupFailed(
+                f"could not lock the tables within the lock time-out{holders}",
+                hint="a migration or another statement holds an exclusive lock: wait for it, "
+                "end it, or raise --lock-timeout",
+            ) from None
+
+
+def _blockers(connection: Connection, tables: list[Relation]) -> str:
+    """Say who holds the locks, as far as that can be asked."""
+    connection.rollback()
+    rows = connection.execute(
+        "SELECT DISTINCT l.pid, c.relname FROM pg_catalog.pg_locks l "
+        "JOIN pg_catalog.pg_class c ON c.oid = l.relation "
+        "WHERE l.mode = 'AccessExclusiveLock' AND l.granted AND l.relation = ANY(%s) LIMIT 5",
+        [[table.oid for table in tables]],
+    ).fetchall()
+    if not rows:
+        return ""
+    return ": " + ", ".join(f"process {pid} has {name!r}" for pid, name in rows)
+
+
+def _check_same_files(connection: Connection, tables: list[Relation]) -> None:
+    oids = [table.oid for table in tables]
+    locked = {
+        row[0]
+        for row in connection.execute(
+            "SELECT relation FROM pg_catalog.pg_locks WHERE pid = pg_catalog.pg_backend_pid() "
+            "AND locktype = 'relation' AND mode = 'AccessShareLock' AND granted"
+        )
+    }
+    now = dict(
+        connection.execute(
+            "SELECT o, pg_catalog.pg_relation_filenode(o::pg_catalog.regclass) "
+            "FROM pg_catalog.unnest(%s::pg_catalog.oid[]) AS o",
+            [oids],
+        ).fetchall()
+    )
+    for table in tables:
+        if table.oid not in locked:
+            raise SnapshotRaced(f"table {table.schema}.{table.name} was replaced")
+        if now.get(table.oid) != table.file_node:
+            raise SnapshotRaced(f"table {table.schema}.{table.name} was truncated or rewritten")

@@ -1,0 +1,512 @@
+"""Taking a backup: one snapshot, a stock archive, and what a restore of it has to equal."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster_resil
+from dagster_resil.backup.dump import Dumper, judge
+from dagster_resil.backup.expectations import ExpectationReader
+from dagster_resil.backup.globals import read_globals
+from dagster_resil.backup.instructions import restore_readme, restore_script
+from dagster_resil.backup.snapshot import HeldSnapshot, SnapshotRaced, hold_snapshot
+from dagster_resil.errors import BackupFailed, ConfigurationError, SourceChanged
+from dagster_resil.postgres.archive import TableOfContents, read_contents, sequence_value
+from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.postgres.identity import database_bytes, read_identity
+from dagster_resil.postgres.inventory import SequenceValue, read_sequences
+from dagster_resil.postgres.programs import Programs, client_for
+from dagster_resil.postgres.scratch import sweep
+from dagster_resil.postgres.tables import FingerprintForm, default_form
+from dagster_resil.process import ProcessTimeout
+from dagster_resil.progress import Progress, Step, silent
+from dagster_resil.vault.backups import Backups, new_backup_id
+from dagster_resil.vault.base import Vault
+from dagster_resil.vault.expected import (
+    INVENTORY_OBJECT,
+    SCHEMA_OBJECT,
+    Expected,
+    SequenceState,
+)
+from dagster_resil.vault.model import (
+    FORMAT,
+    NAME_PATTERN,
+    Expectations,
+    Manifest,
+    Partition,
+    Snapshot,
+    Source,
+    StoredObject,
+    Table,
+    format_time,
+)
+from dagster_resil.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 1 << 20
+_COPY_END_LINES = 3
+"""A data file ends with the line ``\\.`` and two empty ones, which are no rows."""
+LARGE_OBJECTS = ("pg_catalog", "pg_largeobject")
+
+
+@dataclass(frozen=True)
+class BackupSettings:
+    """How a backup is taken.
+
+    :param jobs: connections that dump, and as many again that count and fingerprint.
+    :param lock_timeout_s: how long to wait for the locks of a dump (ACCESS SHARE).
+    :param attempts: how often to begin again when the schema changes under the snapshot.
+    :param timeout_s: the longest that dumping may take; None for no limit.
+    :param fingerprint: "hash" (the types' own equality) or "text" (stricter and slower).
+    :param compress_level: gzip's level; 1 costs a third of the time of 6 for a tenth more bytes.
+    :param accept_new_source: take another server or database under a name that is known.
+    :param grace_s: how long after its partition's end a snapshot still counts as that
+        partition's, marked late.
+    """
+
+    jobs: int = 2
+    lock_timeout_s: float = 60
+    attempts: int = 3
+    timeout_s: float | None = None
+    fingerprint: FingerprintForm = "hash"
+    compress_level: int = 1
+    accept_new_source: bool = False
+    grace_s: float = 0
+    work_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What one attempt has read; the source is no longer needed."""
+
+    source: Source
+    snapshot: Snapshot
+    tables: tuple[Table, ...]
+    expected: Expected
+    globals_sql: str
+    database_bytes: int
+    form: FingerprintForm
+    files: dict[str, tuple[str, str]]
+    """Data file in the archive → the (schema, name) of its table."""
+    counted: frozenset[tuple[str, str]]
+    """The tables whose data file holds all their rows: not those of extensions, whose rows come
+    with the extension."""
+
+
+def take_backup(
+    source: Endpoint,
+    vault: Vault,
+    *,
+    name: str,
+    partition: Partition | None = None,
+    settings: BackupSettings | None = None,
+    progress: Progress = silent,
+    between: Callable[[], None] = lambda: None,
+) -> Manifest:
+    """Take one backup and write it into the vault, the manifest last.
+
+    :param name: the database's name for us, ``[a-z][a-z0-9_]*``.
+    :param partition: the time window that the snapshot has to lie in.
+    :param between: called between snapshot and locks; tests put a race there.
+    :raises ResilError: nothing of it is listed, and the source is let go.
+    """
+    settings = settings or BackupSettings()
+    _check_settings(name, settings)
+    started_at = datetime.now(UTC)
+    begun = time.monotonic()
+    backups = Backups(vault)
+    vault.check_writable()
+    sweep(settings.work_dir)
+    with Workspace(settings.work_dir) as space:
+        archive = space.path / "archive"
+        schema = space.path / "schema.sql"
+        with source.connect() as connection:
+            programs = client_for(connection.info.server_version // 10000)
+        taken = _take(
+            source, backups, name, partition, programs, settings, archive, schema, progress, between
+        )
+        dumped_s = time.monotonic() - begun
+        backup_id = new_backup_id(name, taken.snapshot.taken_at)
+        try:
+            objects = _keep(backups, backup_id, taken, archive, schema, settings.jobs, progress)
+            finished_at = datetime.now(UTC)
+            manifest = Manifest(
+                format=FORMAT,
+                backup_id=backup_id,
+                name=name,
+                partition=_placed(partition, taken.snapshot.taken_at, settings.grace_s),
+                source=taken.source,
+                snapshot=taken.snapshot,
+                tools={
+                    "pg_dump": programs.version,
+                    "dagster_resil": dagster_resil.__version__,
+                },
+                started_at=started_at,
+                finished_at=finished_at,
+                seconds={
+                    "dump": round(dumped_s, 3),
+                    "total": round(time.monotonic() - begun, 3),
+                },
+                tables=_with_parts(taken),
+                objects=tuple(objects),
+                database_bytes=taken.database_bytes,
+                expectations=Expectations(
+                    fingerprint=taken.form,
+                    schema_object=SCHEMA_OBJECT,
+                    inventory_object=INVENTORY_OBJECT,
+                ),
+                settings={
+                    key: value
+                    for key, value in asdict(settings).items()
+                    if key in ("jobs", "lock_timeout_s", "compress_level", "grace_s")
+                },
+            )
+            backups.commit(manifest)
+        except BaseException:
+            backups.discard(backup_id)
+            raise
+    log.info(
+        "took backup %s",
+        backup_id,
+        extra={"backup_id": backup_id, "rows": manifest.rows, "bytes": manifest.bytes},
+    )
+    return manifest
+
+
+def _check_settings(name: str, settings: BackupSettings) -> None:
+    if not re.match(NAME_PATTERN, name):
+        raise ConfigurationError(
+            f"{name!r} can't be a protected database's name",
+            hint="use small letters, digits and underscores, a letter first",
+        )
+    if settings.jobs < 1 or settings.attempts < 1 or not 1 <= settings.compress_level <= 9:
+        raise ConfigurationError(
+            "jobs and attempts are at least 1, the compression level is 1 to 9",
+            hint="see: resil backup --help",
+        )
+
+
+def _placed(partition: Partition | None, taken_at: datetime, grace_s: float) -> Partition | None:
+    """Return the partition with ``late`` as the snapshot's time has it.
+
+    :raises BackupFailed: the snapshot does not lie in the partition nor in its grace.
+    """
+    if partition is None:
+        return None
+    if not partition.start <= taken_at < partition.end + timedelta(seconds=grace_s):
+        raise BackupFailed(
+            f"the snapshot's time, {format_time(taken_at)}, is not in partition "
+            f"{partition.key} ({format_time(partition.start)} to {format_time(partition.end)})",
+            hint="is the database server's clock right? a live backup belongs to the window "
+            "that is open",
+        )
+    return partition.model_copy(update={"late": taken_at >= partition.end})
+
+
+def _take(
+    source: Endpoint,
+    backups: Backups,
+    name: str,
+    partition: Partition | None,
+    programs: Programs,
+    settings: BackupSettings,
+    archive: Path,
+    schema: Path,
+    progress: Progress,
+    between: Callable[[], None],
+) -> _Taken:
+    for attempt in range(1, settings.attempts + 1):
+        try:
+            with hold_snapshot(
+                source, lock_timeout_s=settings.lock_timeout_s, between=between
+            ) as snapshot:
+                identity = read_identity(snapshot.connection)
+                _check_same_source(backups, name, identity, settings)
+                _placed(partition, snapshot.taken_at, settings.grace_s)
+                return _read(snapshot, identity, programs, settings, archive, schema, progress)
+        except SnapshotRaced as race:
+            log.warning("a new snapshot is needed: %s (attempt %d)", race, attempt)
+            _clear(archive)
+            last = str(race)
+    raise BackupFailed(
+        f"the schema of {source.describe()} kept changing under the snapshot, last: {last}",
+        hint="wait for the migration to end, or allow more attempts",
+    )
+
+
+def _clear(archive: Path) -> None:
+    if archive.exists():
+        for file in archive.iterdir():
+            file.unlink()
+        archive.rmdir()
+
+
+def _check_same_source(
+    backups: Backups, name: str, identity: Source, settings: BackupSettings
+) -> None:
+    known = backups.last_source(name)
+    if known is None or settings.accept_new_source:
+        return
+    same_server = (
+        known.system_identifier is None
+        or identity.system_identifier is None
+        or known.system_identifier == identity.system_identifier
+    )
+    if not same_server or known.database != identity.database:
+        raise SourceChanged(
+            f"{name} was database {known.database!r} of server {known.system_identifier} so far; "
+            f"now it is {identity.database!r} of {identity.system_identifier}",
+            hint="if the change is meant, run once with --accept-new-source; otherwise correct "
+            "the address, or use another name",
+        )
+
+
+def _read(
+    snapshot: HeldSnapshot,
+    identity: Source,
+    programs: Programs,
+    settings: BackupSettings,
+    archive: Path,
+    schema: Path,
+    progress: Progress,
+) -> _Taken:
+    holder = snapshot.connection
+    size_bytes = database_bytes(holder)
+    form = settings.fingerprint
+    if default_form(snapshot.server_version) == "text":
+        form = "text"
+    dumper = Dumper(programs, snapshot, settings.lock_timeout_s)
+    sequences_before = read_sequences(holder)
+    deadline = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
+    where = snapshot.endpoint.describe()
+
+    with (
+        ExpectationReader(snapshot, form=form, sessions=settings.jobs) as reader,
+        dumper.start_archive(
+            archive, jobs=settings.jobs, compress_level=settings.compress_level
+        ) as dump,
+        dumper.start_schema(schema) as schema_dump,
+    ):
+
+        def watch() -> None:
+            snapshot.pulse()
+            reader.check()
+            if deadline is not None and time.monotonic() > deadline:
+                raise BackupFailed(
+                    f"the backup of {where} took longer than {settings.timeout_s:g} s",
+                    hint="raise --timeout, or use more --jobs",
+                )
+            progress(Step("reading", reader.done_bytes, size_bytes, "bytes"))
+
+        try:
+            judge(schema_dump.wait(watch=watch), where)
+            done = dump.wait(watch=watch)
+        except ProcessTimeout as error:  # pragma: no cover - the deadline above comes first
+            raise BackupFailed(str(error)) from None
+        if not done.ok:
+            # A lost server tells its reason best through the session that held the snapshot.
+            snapshot.assert_held()
+        judge(done, where)
+        inventory, large_objects = reader.wait(watch)
+        contents = reader.contents
+
+    sequences_after = read_sequences(holder)
+    again = schema.with_suffix(".again")
+    with dumper.start_schema(again) as schema_dump:
+        judge(schema_dump.wait(watch=snapshot.pulse), where)
+    if _settled_text(schema) != _settled_text(again):
+        raise SnapshotRaced("the schema was changed while the backup ran")
+    globals_sql = read_globals(holder)
+    snapshot.assert_held()
+
+    toc = read_contents((archive / "toc.dat").read_bytes())
+    tables = [
+        Table(
+            schema=relation.schema,
+            name=relation.name,
+            rows=contents[relation.oid].rows,
+            fingerprint=contents[relation.oid].fingerprint,
+            bytes=relation.bytes,
+        )
+        for relation in snapshot.tables
+        if relation.readable
+    ]
+    if large_objects.count:
+        tables.append(
+            Table(
+                schema=LARGE_OBJECTS[0],
+                name=LARGE_OBJECTS[1],
+                kind="large_objects",
+                rows=large_objects.count,
+                fingerprint=large_objects.fingerprint,
+                bytes=large_objects.bytes,
+            )
+        )
+    files = _data_files(toc)
+    for relation in snapshot.tables:
+        key = (relation.schema, relation.name)
+        if relation.extension is None and key not in files.values():
+            raise BackupFailed(
+                f"pg_dump left out the data of table {relation.schema}.{relation.name}",
+                hint="this should not happen: please report it with the versions of server and "
+                "pg_dump",
+            )
+    return _Taken(
+        source=identity,
+        snapshot=Snapshot(id=snapshot.id, lsn=snapshot.lsn, taken_at=snapshot.taken_at),
+        tables=tuple(tables),
+        expected=Expected(
+            inventory=inventory,
+            sequences=_sequences(toc, sequences_before, sequences_after),
+            large_objects=large_objects,
+            unreadable_tables=tuple(
+                f"{t.schema}.{t.name}" for t in snapshot.tables if not t.readable
+            ),
+        ),
+        globals_sql=globals_sql,
+        database_bytes=size_bytes,
+        form=form,
+        files=files,
+        counted=frozenset((t.schema, t.name) for t in snapshot.tables if t.extension is None),
+    )
+
+
+def _settled_text(file: Path) -> list[bytes]:
+    # pg_dump guards its text with \restrict and a token that is new each time.
+    return [
+        line
+        for line in file.read_bytes().split(b"\n")
+        if not line.startswith((b"\\restrict ", b"\\unrestrict "))
+    ]
+
+
+def _data_files(toc: TableOfContents) -> dict[str, tuple[str, str]]:
+    files = {}
+    for entry in toc.of_kind("TABLE DATA"):
+        if entry.file_name and entry.schema is not None:
+            files[entry.file_name + ".gz"] = (entry.schema, entry.tag)
+    return files
+
+
+def _sequences(
+    toc: TableOfContents, before: list[SequenceValue], after: list[SequenceValue]
+) -> tuple[SequenceState, ...]:
+    """Return what the archive sets each sequence to, which has to lie between the two looks.
+
+    A sequence is no part of a snapshot: it is read as of now.
+    """
+    first = {(s.schema_name, s.name): s for s in before}
+    last = {(s.schema_name, s.name): s for s in after}
+    states = []
+    for entry in toc.of_kind("SEQUENCE SET"):
+        key = (entry.schema or "", entry.tag)
+        value, used = sequence_value(entry)
+        if key not in first or key not in last:
+            raise SnapshotRaced(f"sequence {'.'.join(key)} came or went")
+        bounds = sorted((first[key].last_value, last[key].last_value))
+        if not first[key].cycle and not bounds[0] <= value <= bounds[1]:
+            raise SnapshotRaced(f"sequence {'.'.join(key)} was set back while the backup ran")
+        states.append(
+            SequenceState(schema_name=key[0], name=key[1], last_value=value, is_called=used)
+        )
+    return tuple(states)
+
+
+def _with_parts(taken: _Taken) -> tuple[Table, ...]:
+    parts: dict[tuple[str, str], tuple[str, ...]] = {}
+    for file, key in taken.files.items():
+        parts[key] = (*parts.get(key, ()), f"archive/{file}")
+    return tuple(
+        table.model_copy(update={"parts": parts.get((table.schema_, table.name), ())})
+        for table in taken.tables
+    )
+
+
+class _LineCounter:
+    """Counts a data file's rows as its bytes go by: COPY ends each with exactly one newline."""
+
+    def __init__(self) -> None:
+        self._inflate = zlib.decompressobj(wbits=31)
+        self.lines = 0
+
+    def feed(self, chunk: bytes) -> None:
+        data = chunk
+        while data:
+            self.lines += self._inflate.decompress(data).count(b"\n")
+            data = self._inflate.unused_data
+            if self._inflate.eof:
+                self._inflate = zlib.decompressobj(wbits=31)
+
+    @property
+    def rows(self) -> int:
+        return self.lines - _COPY_END_LINES
+
+
+def _chunks(file: Path, counter: _LineCounter | None = None) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            if counter is not None:
+                counter.feed(chunk)
+            yield chunk
+
+
+def _keep(
+    backups: Backups,
+    backup_id: str,
+    taken: _Taken,
+    archive: Path,
+    schema: Path,
+    jobs: int,
+    progress: Progress,
+) -> list[StoredObject]:
+    """Write every object of the backup but the manifest."""
+    rows = {(table.schema_, table.name): table.rows for table in taken.tables}
+    total = sum(file.stat().st_size for file in archive.iterdir())
+    done = 0
+
+    def put_file(file: Path) -> StoredObject:
+        nonlocal done
+        table = taken.files.get(file.name)
+        counter = _LineCounter() if table in taken.counted else None
+        stored = backups.put_object(backup_id, f"archive/{file.name}", _chunks(file, counter))
+        if counter is not None and table is not None and counter.rows != rows[table]:
+            raise BackupFailed(
+                f"the dump of table {'.'.join(table)} has {counter.rows:,} rows, the snapshot "
+                f"{rows[table]:,}",
+                hint="this should not happen: please report it with the versions of server and "
+                "pg_dump",
+            )
+        done += stored.size
+        progress(Step("keeping", done, total, "bytes"))
+        return stored
+
+    files = sorted(archive.iterdir())
+    with ThreadPoolExecutor(max(1, jobs), thread_name_prefix="keep") as pool:
+        objects = list(pool.map(put_file, files))
+    texts = {
+        "globals.sql": taken.globals_sql,
+        "RESTORE.md": restore_readme(
+            backup_id,
+            taken.source,
+            rows=sum(t.rows for t in taken.tables if t.kind == "table"),
+            taken_at=format_time(taken.snapshot.taken_at),
+        ),
+        "restore.sh": restore_script(),
+        INVENTORY_OBJECT: taken.expected.model_dump_json(by_alias=True, indent=1),
+    }
+    for relative, text in texts.items():
+        objects.append(backups.put_object(backup_id, relative, [text.encode()]))
+    objects.append(backups.put_object(backup_id, SCHEMA_OBJECT, _chunks(schema)))
+    return sorted(objects, key=lambda item: item.name)
+
+
+__all__ = ["BackupSettings", "take_backup"]
