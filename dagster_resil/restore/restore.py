@@ -1,0 +1,395 @@
+"""Using a backup: into an empty database, or into a scratch server that stays for a while."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dagster_resil.errors import NoSpace, RestoreFailed, SourceUnreachable
+from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.postgres.load import apply_globals, load_archive
+from dagster_resil.postgres.programs import Programs, client_for, server_for
+from dagster_resil.postgres.scratch import keep, need_room, scratch_bytes, scratch_server, sweep
+from dagster_resil.process import ProcessTimeout
+from dagster_resil.progress import Progress, Step, silent
+from dagster_resil.restore.guard import check_target
+from dagster_resil.vault.backups import Backups
+from dagster_resil.vault.base import Vault
+from dagster_resil.vault.expected import Expected
+from dagster_resil.vault.model import Check, Manifest, TableComparison
+from dagster_resil.verify.archive import fetch
+from dagster_resil.verify.compare import to_records
+from dagster_resil.verify.prove import (
+    CannotRead,
+    VerifySettings,
+    archive_programs,
+    compare_database,
+    load_into_scratch,
+    read_expected,
+    scratch_database_maker,
+)
+from dagster_resil.verify.verdict import Verdict, worst
+from dagster_resil.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RestoreSettings:
+    """How a backup is restored.
+
+    :param roles: create the roles that are missing, without passwords, and apply the database's
+        settings and grants.
+    :param owners: restore owners and grants; a login that is no superuser may have to do without.
+    :param replace: the name of a target database that is not empty, typed again.
+    """
+
+    jobs: int = 2
+    roles: bool = True
+    owners: bool = True
+    replace: str | None = None
+    timeout_s: float | None = None
+    work_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class RestoreReport:
+    """What was restored, and how it compares with the source."""
+
+    backup_id: str
+    database: str
+    verdict: Verdict
+    checks: tuple[Check, ...]
+    seconds: dict[str, float]
+    rows: int
+    bytes: int
+    tables: tuple[TableComparison, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON's own types."""
+        return {
+            "backup_id": self.backup_id,
+            "database": self.database,
+            "verdict": str(self.verdict),
+            "checks": [check.to_json() for check in self.checks],
+            "seconds": self.seconds,
+            "rows": self.rows,
+            "bytes": self.bytes,
+        }
+
+
+@dataclass(frozen=True)
+class KeptScratch:
+    """A restored database in a scratch server that stays until a set time.
+
+    :param address: libpq's ``key=value`` address; it names a passfile and holds no secret.
+    """
+
+    report: RestoreReport
+    address: str
+    expires_at: datetime
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return how the restored database compares with the source."""
+        return self.report.verdict
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """Return the checks of the comparison."""
+        return self.report.checks
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON's own types."""
+        return self.report.to_json() | {
+            "address": self.address,
+            "expires_at": self.expires_at.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        }
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise NoSpace(
+            f"the disk is full: {error.strerror}",
+            hint="free some, or name a roomier folder in RESIL_WORK_DIR",
+        ) from error
+    except ProcessTimeout as error:
+        raise RestoreFailed(
+            f"the restore was given up: {error}",
+            hint="the target holds a part of the data: drop it; then raise --timeout",
+        ) from error
+
+
+def _fetched(
+    backups: Backups, manifest: Manifest, folder: Path, jobs: int, progress: Progress
+) -> tuple[Check, Expected]:
+    intact = fetch(backups, manifest, folder, jobs=jobs, progress=progress)
+    if intact.verdict is not Verdict.PASS:
+        raise RestoreFailed(
+            f"backup {manifest.backup_id} is damaged: {intact.summary}",
+            hint="use another one (resil list); nothing was restored",
+        )
+    try:
+        return intact, read_expected(manifest, folder)
+    except CannotRead as error:
+        raise RestoreFailed(
+            f"backup {manifest.backup_id} is damaged: {error}", hint="use another one (resil list)"
+        ) from error
+
+
+def restore_backup(
+    vault: Vault,
+    manifest: Manifest,
+    target: Endpoint,
+    *,
+    settings: RestoreSettings | None = None,
+    progress: Progress = silent,
+) -> RestoreReport:
+    """Restore a backup into an empty database, and compare the two.
+
+    :raises TargetRefused: the target holds something, or is the source itself.
+    :raises RestoreFailed: pg_restore met an error; the target holds a part of the data.
+    """
+    settings = settings or RestoreSettings()
+    sweep(settings.work_dir)
+    begun = time.monotonic()
+    seconds: dict[str, float] = {}
+    with _explained(), ExitStack() as stack:
+        with _reached(target) as connection:
+            identity = check_target(connection, manifest, replace=settings.replace)
+        dumped_by = int(manifest.tools["pg_dump"].split(".")[0])
+        programs = client_for(max(dumped_by, manifest.source.major))
+        space = stack.enter_context(Workspace(settings.work_dir))
+        need_room(space.path, manifest.bytes, f"to fetch {manifest.backup_id}")
+        folder = space.path / "backup"
+        intact, expected = _fetched(Backups(vault), manifest, folder, settings.jobs, progress)
+        seconds["fetch"] = round(time.monotonic() - begun, 3)
+        began = time.monotonic()
+        _load(programs, target, folder, settings, progress)
+        seconds["restore"] = round(time.monotonic() - began, 3)
+        checks = [intact, _clean(identity.server_version, seconds["restore"])]
+        began = time.monotonic()
+        compared = compare_database(
+            target,
+            manifest,
+            expected,
+            folder,
+            programs,
+            _lazy_scratch(stack, manifest, settings),
+            jobs=settings.jobs,
+            progress=progress,
+            settings_too=settings.roles and settings.owners,
+        )
+        seconds["compare"] = round(time.monotonic() - began, 3)
+        checks += [
+            _softened(check, manifest, identity.major, settings) for check in compared.checks
+        ]
+    seconds["total"] = round(time.monotonic() - begun, 3)
+    return RestoreReport(
+        backup_id=manifest.backup_id,
+        database=identity.database,
+        verdict=worst(check.verdict for check in checks),
+        checks=tuple(checks),
+        seconds=seconds,
+        rows=manifest.rows,
+        bytes=manifest.bytes,
+        tables=to_records(compared.tables),
+    )
+
+
+@contextmanager
+def _reached(target: Endpoint) -> Iterator[Any]:
+    try:
+        connection = target.connect(autocommit=True)
+    except SourceUnreachable as error:
+        raise RestoreFailed(f"the target: {error.message}", hint=error.hint) from error
+    with connection:
+        yield connection
+
+
+def _load(
+    programs: Programs,
+    target: Endpoint,
+    folder: Path,
+    settings: RestoreSettings,
+    progress: Progress,
+) -> None:
+    options: tuple[str, ...] = ()
+    if settings.replace is not None:
+        options += ("--clean", "--if-exists")
+    if not settings.owners:
+        options += ("--no-owner", "--no-acl")
+    if settings.roles:
+        made = apply_globals(programs, target, folder / "globals.sql", part="roles")
+        if not made.clean:
+            raise RestoreFailed(
+                f"creating the roles in {target.describe()} failed: {made.errors[0]}",
+                hint="log in as a superuser (or one with CREATEROLE), or use --no-roles when the "
+                "roles are there already",
+            )
+    began = time.monotonic()
+
+    def watch() -> None:
+        progress(Step("restoring", int(time.monotonic() - began), None, "s"))
+
+    loaded = load_archive(
+        programs,
+        target,
+        folder / "archive",
+        jobs=settings.jobs,
+        options=options,
+        timeout_s=settings.timeout_s,
+        watch=watch,
+    )
+    if not loaded.clean:
+        more = len(loaded.errors) - 1
+        raise RestoreFailed(
+            f"pg_restore into {target.describe()} met an error: {loaded.errors[0]}"
+            + (f" (and {more} more)" if more else ""),
+            hint="the target holds a part of the data: drop it and begin with a new database; "
+            "a login that is no superuser may need --no-owners",
+        )
+
+
+def _lazy_scratch(
+    stack: ExitStack, manifest: Manifest, settings: RestoreSettings
+) -> Callable[[str], Endpoint]:
+    """Return what makes scratch databases, in a server that starts when the first is wanted."""
+    makers: list[Callable[[str], Endpoint]] = []
+
+    def make(name: str) -> Endpoint:
+        if not makers:
+            scratch = stack.enter_context(
+                scratch_server(
+                    server_for(manifest.source.major),
+                    superuser=manifest.source.bootstrap_role,
+                    work_dir=settings.work_dir,
+                )
+            )
+            makers.append(scratch_database_maker(scratch, manifest))
+        return makers[0](name)
+
+    return make
+
+
+def _clean(server_version: str, restore_s: float) -> Check:
+    return Check(
+        name="restores_cleanly",
+        verdict=Verdict.PASS,
+        summary=f"restored into PostgreSQL {server_version} in {restore_s:.1f} s without an error",
+    )
+
+
+def _softened(
+    check: Check, manifest: Manifest, target_major: int, settings: RestoreSettings
+) -> Check:
+    """Make a difference INCONCLUSIVE where it may come from what was asked for."""
+    if check.verdict is not Verdict.FAIL:
+        return check
+    reason = ""
+    if target_major != manifest.source.major and check.name != "row_counts_match":
+        reason = f"the target is version {target_major}, the source {manifest.source.major}"
+    elif check.name == "schema_matches" and not (settings.roles and settings.owners):
+        reason = "roles, owners or grants were left out as asked"
+    if not reason:
+        return check
+    return check.model_copy(
+        update={"verdict": Verdict.INCONCLUSIVE, "summary": f"{reason}; {check.summary}"}
+    )
+
+
+def restore_to_scratch(
+    vault: Vault,
+    manifest: Manifest,
+    *,
+    keep_s: float,
+    settings: RestoreSettings | None = None,
+    progress: Progress = silent,
+) -> KeptScratch:
+    """Restore a backup into a scratch server of its own that stays for a time.
+
+    The janitor removes it when the time is over.
+
+    :raises CannotProve: no server, or no room, for it on this machine.
+    :raises RestoreFailed: the restore did not end cleanly.
+    """
+    settings = settings or RestoreSettings()
+    sweep(settings.work_dir)
+    begun = time.monotonic()
+    seconds: dict[str, float] = {}
+    with _explained(), Workspace(settings.work_dir) as space:
+        need_room(
+            space.path,
+            manifest.bytes + scratch_bytes(manifest.database_bytes),
+            f"to restore {manifest.backup_id}",
+        )
+        folder = space.path / "backup"
+        intact, expected = _fetched(Backups(vault), manifest, folder, settings.jobs, progress)
+        seconds["fetch"] = round(time.monotonic() - begun, 3)
+        programs = server_for(manifest.source.major)
+        with scratch_server(
+            programs,
+            superuser=manifest.source.bootstrap_role,
+            need_bytes=manifest.database_bytes,
+            work_dir=settings.work_dir,
+            space=space,
+        ) as scratch:
+            began = time.monotonic()
+            target, loaded = load_into_scratch(
+                scratch,
+                archive_programs(manifest, programs),
+                manifest,
+                folder,
+                settings=VerifySettings(jobs=settings.jobs, timeout_s=settings.timeout_s),
+                progress=progress,
+            )
+            if not loaded.clean:
+                raise RestoreFailed(
+                    f"restoring {manifest.backup_id} met an error: {loaded.errors[0]}",
+                    hint="see what resil verify says of this backup",
+                )
+            seconds["restore"] = round(time.monotonic() - began, 3)
+            checks = [intact, _clean(scratch.version, seconds["restore"])]
+            began = time.monotonic()
+            compared = compare_database(
+                target,
+                manifest,
+                expected,
+                folder,
+                scratch.programs,
+                scratch_database_maker(scratch, manifest),
+                jobs=settings.jobs,
+                progress=progress,
+            )
+            seconds["compare"] = round(time.monotonic() - began, 3)
+            checks += compared.checks
+            seconds["total"] = round(time.monotonic() - begun, 3)
+            shutil.rmtree(folder)
+            address, until = keep(scratch, keep_s, manifest.source.database)
+    return KeptScratch(
+        RestoreReport(
+            backup_id=manifest.backup_id,
+            database=manifest.source.database,
+            verdict=worst(check.verdict for check in checks),
+            checks=tuple(checks),
+            seconds=seconds,
+            rows=manifest.rows,
+            bytes=manifest.bytes,
+            tables=to_records(compared.tables),
+        ),
+        address,
+        datetime.fromtimestamp(until, UTC),
+    )

@@ -1,0 +1,124 @@
+"""The comparison: source and restored tables, side by side.
+
+One pandas DataFrame holds it. The checks, the terminal's table, the metadata in the UI and the
+receipt are renderings of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from dagster_resil.vault.model import Check, Table, TableComparison
+from dagster_resil.verify.verdict import Verdict
+
+_KEYS = ["schema", "name", "kind"]
+_FIGURES = ["rows", "fingerprint", "bytes"]
+DETAILS_SHOWN = 20
+
+
+def compare_tables(source: Iterable[Table], restored: Iterable[Table]) -> pd.DataFrame:
+    """Join two sides on schema, name and kind.
+
+    :return: a frame with ``schema, name, kind``, ``rows``, ``fingerprint`` and ``bytes`` with the
+        endings ``_source`` and ``_restored`` (missing where a side has no such table),
+        ``difference`` (text; empty when there is none) and ``verdict``; those that differ first.
+    """
+    joined = _frame(source).merge(
+        _frame(restored), on=_KEYS, how="outer", suffixes=("_source", "_restored")
+    )
+    for side in ("source", "restored"):
+        for figure in ("rows", "bytes"):
+            joined[f"{figure}_{side}"] = joined[f"{figure}_{side}"].astype("Int64")
+    joined["difference"] = [_difference(row) for row in joined.to_dict("records")]
+    joined["verdict"] = [
+        str(Verdict.FAIL if text else Verdict.PASS) for text in joined["difference"]
+    ]
+    joined["_same"] = joined["difference"] == ""
+    return (
+        joined.sort_values(["_same", *_KEYS], kind="stable")
+        .drop(columns="_same")
+        .reset_index(drop=True)
+    )
+
+
+def _frame(tables: Iterable[Table]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [(t.schema_, t.name, t.kind, t.rows, t.fingerprint, t.bytes) for t in tables],
+        columns=[*_KEYS, *_FIGURES],
+    ).astype(dict.fromkeys((*_KEYS, "fingerprint"), "object"))
+
+
+def _difference(row: dict[str, object]) -> str:
+    if pd.isna(row["rows_source"]):  # type: ignore[call-overload]
+        return "not in the source"
+    if pd.isna(row["rows_restored"]):  # type: ignore[call-overload]
+        return "missing"
+    wanted, found = int(row["rows_source"]), int(row["rows_restored"])  # type: ignore[call-overload]
+    unit = "object" if row["kind"] == "large_objects" else "row"
+    if wanted != found:
+        count = abs(wanted - found)
+        units = unit if count == 1 else unit + "s"
+        return f"{count:,} {units} {'too many' if found > wanted else 'missing'}"
+    if row["fingerprint_source"] != row["fingerprint_restored"]:
+        return "contents differ"
+    return ""
+
+
+def _title(row: dict[str, object]) -> str:
+    if row["kind"] == "large_objects":
+        return "large objects"
+    return f"{row['schema']}.{row['name']}"
+
+
+def row_counts_check(comparison: pd.DataFrame) -> Check:
+    """Return ``row_counts_match``: no table more, none fewer, and all with the same rows."""
+    tables = comparison[comparison["kind"] == "table"]
+    records = tables.to_dict("records")
+    wrong = [
+        f"{_title(row)}: {row['difference']}"
+        for row in records
+        if row["difference"] and row["difference"] != "contents differ"
+    ]
+    if wrong:
+        return _failed("row_counts_match", wrong, len(records))
+    rows = int(tables["rows_source"].sum())
+    return Check(
+        name="row_counts_match",
+        verdict=Verdict.PASS,
+        summary=f"{rows:,} rows in {_tables(len(records))}, as in the source",
+    )
+
+
+def contents_check(comparison: pd.DataFrame) -> Check:
+    """Return ``contents_match``: every fingerprint, also that of the large objects, is equal."""
+    records = comparison.to_dict("records")
+    wrong = [f"{_title(row)}: {row['difference']}" for row in records if row["difference"]]
+    if wrong:
+        return _failed("contents_match", wrong, len(records))
+    return Check(
+        name="contents_match",
+        verdict=Verdict.PASS,
+        summary=f"the fingerprints of {_tables(len(records))} equal the source's",
+    )
+
+
+def _tables(count: int) -> str:
+    return f"{count:,} table" + ("" if count == 1 else "s")
+
+
+def _failed(name: str, wrong: list[str], total: int) -> Check:
+    more = f" (and {len(wrong) - 1:,} more of {total:,} tables)" if len(wrong) > 1 else ""
+    return Check(
+        name=name,
+        verdict=Verdict.FAIL,
+        summary=wrong[0] + more,
+        details=tuple(wrong[:DETAILS_SHOWN]),
+    )
+
+
+def to_records(comparison: pd.DataFrame) -> tuple[TableComparison, ...]:
+    """Return the comparison as a receipt keeps it."""
+    clean = comparison.astype(object).where(comparison.notna(), None)
+    return tuple(TableComparison.model_validate(row) for row in clean.to_dict("records"))

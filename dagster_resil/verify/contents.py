@@ -1,0 +1,80 @@
+"""Reading a restored database's tables for the comparison."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.postgres.inventory import LargeObjects, read_large_objects
+from dagster_resil.postgres.session import settle
+from dagster_resil.postgres.tables import FingerprintForm, Relation, list_tables, read_content
+from dagster_resil.progress import Progress, Step
+from dagster_resil.vault.model import Table
+
+
+def read_tables(
+    endpoint: Endpoint,
+    *,
+    form: FingerprintForm,
+    jobs: int,
+    leave_out: frozenset[str] = frozenset(),
+    progress: Progress,
+) -> tuple[list[Table], LargeObjects]:
+    """Count and fingerprint every table of a database, on several connections.
+
+    :param leave_out: tables ("schema.name") that the source's login could not read.
+    """
+    with endpoint.connect(autocommit=True) as connection:
+        settle(connection)
+        relations = [
+            relation
+            for relation in list_tables(connection)
+            if f"{relation.schema}.{relation.name}" not in leave_out
+        ]
+        connection.autocommit = False
+        large_objects = read_large_objects(connection)
+    todo: queue.SimpleQueue[Relation] = queue.SimpleQueue()
+    for relation in sorted(relations, key=lambda relation: -relation.bytes):
+        todo.put(relation)
+    tables: list[Table] = []
+    lock = threading.Lock()
+
+    def work() -> None:
+        with endpoint.connect(autocommit=True) as connection:
+            settle(connection)
+            while True:
+                try:
+                    relation = todo.get_nowait()
+                except queue.Empty:
+                    return
+                content = read_content(connection, relation, form)
+                with lock:
+                    tables.append(
+                        Table(
+                            schema=relation.schema,
+                            name=relation.name,
+                            rows=content.rows,
+                            fingerprint=content.fingerprint,
+                            bytes=relation.bytes,
+                        )
+                    )
+                    progress(Step("comparing", len(tables), len(relations), "tables"))
+
+    workers = max(1, min(jobs, len(relations)))
+    with ThreadPoolExecutor(workers, thread_name_prefix="compare") as pool:
+        for future in [pool.submit(work) for _ in range(workers)]:
+            future.result()
+    if large_objects.count:
+        tables.append(
+            Table(
+                schema="pg_catalog",
+                name="pg_largeobject",
+                kind="large_objects",
+                rows=large_objects.count,
+                fingerprint=large_objects.fingerprint,
+                bytes=large_objects.bytes,
+            )
+        )
+    return tables, large_objects

@@ -1,0 +1,498 @@
+"""Proving a backup: restore it into a scratch server, compare, give a verdict."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import psycopg
+from pydantic import ValidationError
+
+import dagster_resil
+from dagster_resil.errors import CannotProve, NoServer, ResilError
+from dagster_resil.postgres.connection import Connection, Endpoint
+from dagster_resil.postgres.inventory import LargeObjects, read_sequences, take_inventory
+from dagster_resil.postgres.load import Loaded, apply_globals, load_archive
+from dagster_resil.postgres.programs import Programs, client_for, server_for
+from dagster_resil.postgres.scratch import (
+    ScratchServer,
+    need_room,
+    scratch_bytes,
+    scratch_server,
+    sweep,
+)
+from dagster_resil.postgres.session import settle
+from dagster_resil.process import ProcessTimeout
+from dagster_resil.progress import Progress, Step, silent
+from dagster_resil.vault.backups import Backups
+from dagster_resil.vault.base import Vault
+from dagster_resil.vault.expected import Expected
+from dagster_resil.vault.model import FORMAT, Check, Manifest, Receipt
+from dagster_resil.verify.archive import fetch
+from dagster_resil.verify.compare import (
+    DETAILS_SHOWN,
+    compare_tables,
+    contents_check,
+    row_counts_check,
+    to_records,
+)
+from dagster_resil.verify.contents import read_tables
+from dagster_resil.verify.schema import (
+    SchemaDifference,
+    compare_inventories,
+    compare_schemas,
+    dump_schema,
+    redumper,
+)
+from dagster_resil.verify.verdict import Verdict, worst
+from dagster_resil.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+CHECKS = (
+    "archive_intact",
+    "restores_cleanly",
+    "row_counts_match",
+    "contents_match",
+    "schema_matches",
+)
+
+_NEVER_CHECKED = (
+    "contents of materialized views (a restore computes them anew)",
+    "contents of foreign tables (they are in another database)",
+    "passwords of roles (they are not in a backup)",
+    "planner statistics (ANALYZE makes them anew)",
+    "placement in tablespaces (the scratch server has one)",
+)
+
+
+@dataclass(frozen=True)
+class VerifySettings:
+    """How a backup is proved.
+
+    :param jobs: connections that restore, and that compare.
+    :param timeout_s: the longest that the restore may take; None for no limit.
+    :param work_dir: where the scratch server is; it needs room for the archive and the database.
+    """
+
+    jobs: int = 2
+    timeout_s: float | None = None
+    work_dir: Path | None = None
+
+
+class _Findings:
+    """The checks so far, and what the receipt tells besides."""
+
+    def __init__(self) -> None:
+        self.checks: dict[str, Check] = {}
+        self.comparison: pd.DataFrame | None = None
+        self.server_version: str | None = None
+        self.isolation: tuple[str, ...] = ()
+        self.tools = {"dagster_resil": dagster_resil.__version__}
+        self.seconds: dict[str, float] = {}
+        self.not_checked = list(_NEVER_CHECKED)
+
+    def add(self, check: Check) -> Verdict:
+        self.checks[check.name] = check
+        return check.verdict
+
+    def rest_is_open(self, reason: str, details: tuple[str, ...] = ()) -> None:
+        """Make every check that was not reached INCONCLUSIVE, with the reason."""
+        for name in CHECKS:
+            if name not in self.checks:
+                self.checks[name] = Check(
+                    name=name, verdict=Verdict.INCONCLUSIVE, summary=reason, details=details
+                )
+
+
+def verify_backup(
+    vault: Vault,
+    manifest: Manifest,
+    *,
+    settings: VerifySettings | None = None,
+    progress: Progress = silent,
+) -> Receipt:
+    """Prove one backup: restore it once, run the five checks, write a receipt.
+
+    What keeps a proof from being possible makes checks INCONCLUSIVE; it is not raised.
+
+    :raises VaultError: the receipt can't be written.
+    """
+    settings = settings or VerifySettings()
+    begun = time.monotonic()
+    backups = Backups(vault)
+    findings = _Findings()
+    sweep(settings.work_dir)
+    try:
+        with Workspace(settings.work_dir) as space:
+            _prove(backups, manifest, space, settings, findings, progress)
+    except CannotProve as error:
+        findings.rest_is_open(_in_one_line(error))
+    except ProcessTimeout as error:
+        findings.rest_is_open(f"the restore was given up: {error}")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        findings.rest_is_open(f"no space left to prove it on: {error.strerror}")
+    except psycopg.Error as error:
+        # The scratch server's trouble; whatever it was, the backup is not proved.
+        findings.rest_is_open(f"the comparison could not be finished: {str(error).strip()}")
+    findings.rest_is_open("not reached")
+    findings.seconds["total"] = time.monotonic() - begun
+    checks = tuple(findings.checks[name] for name in CHECKS)
+    receipt = Receipt(
+        format=FORMAT,
+        backup_id=manifest.backup_id,
+        name=manifest.name,
+        database=manifest.source.database,
+        verdict=worst(check.verdict for check in checks),
+        checks=checks,
+        seconds={key: round(value, 3) for key, value in findings.seconds.items()},
+        rows=manifest.rows,
+        bytes=manifest.bytes,
+        verified_at=datetime.now(UTC),
+        server_version=findings.server_version,
+        tools=findings.tools,
+        isolation=findings.isolation,
+        not_checked=tuple(findings.not_checked),
+        tables=() if findings.comparison is None else to_records(findings.comparison),
+    )
+    backups.put_receipt(receipt)
+    log.info(
+        "verified backup %s: %s",
+        receipt.backup_id,
+        receipt.verdict,
+        extra={"backup_id": receipt.backup_id, "verdict": str(receipt.verdict)},
+    )
+    return receipt
+
+
+def _in_one_line(error: ResilError) -> str:
+    return f"{error.message}; {error.hint}" if error.hint else error.message
+
+
+def _prove(
+    backups: Backups,
+    manifest: Manifest,
+    space: Workspace,
+    settings: VerifySettings,
+    findings: _Findings,
+    progress: Progress,
+) -> None:
+    need_room(
+        space.path,
+        manifest.bytes + scratch_bytes(manifest.database_bytes),
+        f"to restore {manifest.backup_id}",
+    )
+    folder = space.path / "backup"
+    begun = time.monotonic()
+    intact = findings.add(fetch(backups, manifest, folder, jobs=settings.jobs, progress=progress))
+    findings.seconds["fetch"] = time.monotonic() - begun
+    if intact is not Verdict.PASS:
+        findings.rest_is_open("the archive is damaged, so it was not restored")
+        return
+    try:
+        expected = read_expected(manifest, folder)
+    except CannotRead as error:
+        findings.add(Check(name="archive_intact", verdict=Verdict.FAIL, summary=str(error)))
+        findings.rest_is_open("the archive is damaged, so it was not restored")
+        return
+
+    programs = server_for(manifest.source.major)
+    restorer = archive_programs(manifest, programs)
+    findings.tools |= {"pg_restore": restorer.version}
+    with scratch_server(
+        programs,
+        superuser=manifest.source.bootstrap_role,
+        need_bytes=manifest.database_bytes,
+        work_dir=settings.work_dir,
+        space=space,
+    ) as scratch:
+        findings.server_version = scratch.version
+        findings.isolation = scratch.isolation
+        _need_extensions(scratch, expected)
+        begun = time.monotonic()
+        target, loaded = load_into_scratch(
+            scratch, restorer, manifest, folder, settings=settings, progress=progress
+        )
+        findings.seconds["restore"] = time.monotonic() - begun
+        clean = findings.add(_restored(loaded, scratch, manifest, findings.seconds["restore"]))
+        if clean is not Verdict.PASS:
+            findings.rest_is_open("the restore did not end cleanly, so there is nothing to compare")
+            return
+        begun = time.monotonic()
+        try:
+            compared = compare_database(
+                target,
+                manifest,
+                expected,
+                folder,
+                scratch.programs,
+                scratch_database_maker(scratch, manifest),
+                jobs=settings.jobs,
+                progress=progress,
+            )
+        finally:
+            findings.seconds["compare"] = time.monotonic() - begun
+        findings.comparison = compared.tables
+        for check in compared.checks:
+            findings.add(check)
+        if expected.unreadable_tables:
+            findings.not_checked.append(
+                "rows of extensions' tables that the login could not read: "
+                + ", ".join(expected.unreadable_tables)
+            )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What comparing a restored database with its source gave: the table, and three checks."""
+
+    tables: pd.DataFrame
+    checks: tuple[Check, ...]
+
+
+def scratch_database_maker(scratch: ScratchServer, manifest: Manifest) -> Callable[[str], Endpoint]:
+    """Return what makes empty databases like the source's in a scratch server."""
+
+    def make(name: str) -> Endpoint:
+        return scratch.create_database(
+            name, encoding=manifest.source.encoding, collation=manifest.source.collation
+        )
+
+    return make
+
+
+class CannotRead(Exception):
+    """The backup's own expectations can't be read, though every checksum fits."""
+
+
+def read_expected(manifest: Manifest, folder: Path) -> Expected:
+    """Read what a restore has to equal from a fetched backup.
+
+    :raises CannotRead: it can't be read.
+    """
+    name = manifest.expectations.inventory_object
+    try:
+        return Expected.model_validate_json((folder / name).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise CannotRead(f"object {name} can't be read: {type(error).__name__}") from error
+
+
+def archive_programs(manifest: Manifest, server: Programs) -> Programs:
+    """Return the programs whose pg_restore reads the archive.
+
+    :raises NoServer: there are none.
+    """
+    dumped_by = int(manifest.tools["pg_dump"].split(".")[0])
+    if dumped_by <= server.major:
+        return server
+    try:
+        return client_for(dumped_by)
+    except ResilError as error:
+        raise NoServer(error.message, hint=error.hint) from error
+
+
+def _need_extensions(scratch: ScratchServer, expected: Expected) -> None:
+    available = scratch.available_extensions()
+    missing = sorted(
+        f"{name} {version}"
+        for name, version in expected.inventory.extensions().items()
+        if name not in available
+    )
+    if missing:
+        raise NoServer(
+            f"the PostgreSQL {scratch.version} server here lacks the extensions "
+            + ", ".join(missing),
+            hint="install their packages on this machine (Debian: postgresql-contrib, or "
+            "postgresql-MAJOR-NAME)",
+        )
+
+
+def load_into_scratch(
+    scratch: ScratchServer,
+    restorer: Programs,
+    manifest: Manifest,
+    folder: Path,
+    *,
+    settings: VerifySettings,
+    progress: Progress,
+) -> tuple[Endpoint, Loaded]:
+    """Make the roles and the database in a scratch server, and restore the archive into it."""
+    target = scratch.create_database(
+        manifest.source.database,
+        encoding=manifest.source.encoding,
+        collation=manifest.source.collation,
+    )
+    loaded = apply_globals(scratch.programs, target, folder / "globals.sql", part="roles")
+    if not loaded.clean:
+        return target, loaded
+    began = time.monotonic()
+
+    def watch() -> None:
+        progress(Step("restoring", int(time.monotonic() - began), None, "s"))
+
+    return target, load_archive(
+        restorer,
+        target,
+        folder / "archive",
+        jobs=settings.jobs,
+        timeout_s=settings.timeout_s,
+        watch=watch,
+    )
+
+
+def _restored(
+    loaded: Loaded, scratch: ScratchServer, manifest: Manifest, restore_s: float
+) -> Check:
+    if loaded.clean:
+        return Check(
+            name="restores_cleanly",
+            verdict=Verdict.PASS,
+            summary=f"restored into PostgreSQL {scratch.version} in {restore_s:.1f} s "
+            "without an error",
+        )
+    outside = loaded.environment or not scratch.alive
+    count = len(loaded.errors)
+    first = loaded.errors[0].split("\n", 1)[0]
+    return Check(
+        name="restores_cleanly",
+        verdict=Verdict.INCONCLUSIVE if outside else Verdict.FAIL,
+        summary=first + (f" (and {count - 1} more errors)" if count > 1 else ""),
+        details=loaded.errors,
+    )
+
+
+def compare_database(
+    target: Endpoint,
+    manifest: Manifest,
+    expected: Expected,
+    folder: Path,
+    programs: Programs,
+    create_database: Callable[[str], Endpoint],
+    *,
+    jobs: int,
+    progress: Progress,
+    settings_too: bool = True,
+) -> Comparison:
+    """Compare a restored database with what the source held.
+
+    The database's settings are applied on the way, when its data has been looked at: one of
+    them may keep anybody from connecting.
+
+    :param programs: where psql is.
+    :param create_database: makes an empty scratch database like the source's, for schemas whose
+        dumps differ in nothing but their wording.
+    """
+    tables, large_objects = read_tables(
+        target,
+        form=manifest.expectations.fingerprint,
+        jobs=jobs,
+        leave_out=frozenset(expected.unreadable_tables),
+        progress=progress,
+    )
+    comparison = compare_tables(manifest.tables, tables)
+    progress(Step("comparing the schema"))
+    with target.connect(autocommit=True) as connection:
+        settle(connection)
+        dumper = _same_dumper(manifest, programs)
+        restored_dump = dump_schema(dumper, target)
+        source_dump = (folder / manifest.expectations.schema_object).read_text(
+            encoding="utf-8", errors="surrogateescape"
+        )
+        differences = compare_schemas(
+            source_dump, restored_dump, redump=redumper(dumper, create_database)
+        )
+        if settings_too:
+            settled = apply_globals(programs, target, folder / "globals.sql", part="settings")
+            differences += [
+                SchemaDifference(kind="globals.sql", identity="", what="different", detail=error)
+                for error in settled.errors
+            ]
+        differences += compare_state(connection, expected, large_objects)
+    return Comparison(
+        comparison,
+        (
+            row_counts_check(comparison),
+            contents_check(comparison),
+            schema_check(differences, expected),
+        ),
+    )
+
+
+def _same_dumper(manifest: Manifest, fallback: Programs) -> Programs:
+    with suppress(ResilError):
+        found = client_for(int(manifest.tools["pg_dump"].split(".")[0]))
+        if found.version == manifest.tools["pg_dump"]:
+            return found
+    return fallback
+
+
+def compare_state(
+    connection: Connection, expected: Expected, large_objects: LargeObjects
+) -> list[SchemaDifference]:
+    """Compare what a schema's dump does not show: inventory, sequences, large objects."""
+    differences = compare_inventories(expected.inventory, take_inventory(connection))
+    found = {
+        (s.schema_name, s.name): (s.last_value, s.is_called) for s in read_sequences(connection)
+    }
+    for sequence in expected.sequences:
+        name = f"{sequence.schema_name}.{sequence.name}"
+        wanted = (sequence.last_value, sequence.is_called)
+        have = found.get((sequence.schema_name, sequence.name))
+        if have is None:
+            differences.append(SchemaDifference(kind="SEQUENCE", identity=name, what="missing"))
+        elif have != wanted:
+            differences.append(
+                SchemaDifference(
+                    kind="SEQUENCE SET",
+                    identity=name,
+                    what="different",
+                    detail=f"stands at {have[0]}, the backup's at {wanted[0]}",
+                )
+            )
+    sizes = dict(expected.large_objects.sizes)
+    restored = dict(large_objects.sizes)
+    for oid in sorted(sizes.keys() | restored.keys()):
+        if sizes.get(oid) == restored.get(oid):
+            continue
+        what = (
+            "missing"
+            if oid not in restored
+            else ("unexpected" if oid not in sizes else "different")
+        )
+        differences.append(
+            SchemaDifference(
+                kind="LARGE OBJECT",
+                identity=str(oid),
+                what=what,
+                detail=f"{restored.get(oid)} bytes, the source's {sizes.get(oid)}",
+            )
+        )
+    return differences
+
+
+def schema_check(differences: list[SchemaDifference], expected: Expected) -> Check:
+    """Return ``schema_matches``."""
+    if not differences:
+        return Check(
+            name="schema_matches",
+            verdict=Verdict.PASS,
+            summary=f"{len(expected.inventory.items):,} definitions, grants and settings and "
+            f"{len(expected.sequences):,} sequences' values as in the source",
+        )
+    lines = [str(difference) for difference in differences]
+    more = f" (and {len(lines) - 1:,} more)" if len(lines) > 1 else ""
+    return Check(
+        name="schema_matches",
+        verdict=Verdict.FAIL,
+        summary=lines[0].split("\n", 1)[0] + more,
+        details=tuple(lines[:DETAILS_SHOWN]),
+    )
