@@ -1,0 +1,242 @@
+"""The laptop's stand-ins: one PostgreSQL server to protect, another for Dagster's own storage.
+
+Their data stays in ``.resil/`` of the folder where they are started; the servers themselves end
+with the process that started them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from urllib.parse import quote
+
+from psycopg import sql
+
+from dagster_resil.demo.databases import create_database, load
+from dagster_resil.errors import ConfigurationError, NoServer
+from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.postgres.programs import Programs, find_all
+from dagster_resil.postgres.server import Server, hand_over, reachable_programs, server_user
+
+FOLDER = ".resil"
+DATABASES = ("shop", "empty", "hostile")
+
+_SOURCE_SETTINGS = {
+    # A demonstration: what it holds can be generated again.
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "60",
+    "max_wal_size": "2GB",
+    "dynamic_shared_memory_type": "mmap",
+}
+_STORAGE_SETTINGS = {
+    "synchronous_commit": "off",
+    "max_connections": "100",
+    "dynamic_shared_memory_type": "mmap",
+}
+
+
+@dataclass(frozen=True)
+class Laptop:
+    """What runs: the protected databases, Dagster's storage, a vault.
+
+    :ivar environment: the variables that Dagster's processes need; they hold passwords.
+    """
+
+    folder: Path
+    programs: Programs
+    source: Server
+    storage: Server
+    environment: dict[str, str]
+
+    @property
+    def vault(self) -> Path:
+        """Return the vault's folder."""
+        return self.folder / "vault"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Return Dagster's own folder."""
+        return self.folder / "dagster"
+
+
+def demo_programs() -> Programs:
+    """Return the server to run: the system's newest, or the bundled one.
+
+    :raises NoServer: there is none.
+    """
+    servers = [programs for programs in find_all() if programs.has_server]
+    if not servers:
+        raise NoServer(
+            "no PostgreSQL server programs on this machine, and none bundled for its platform",
+            hint="install PostgreSQL (Debian: apt install postgresql) and try again",
+        )
+    return max(servers, key=lambda programs: (not programs.bundled, programs.major))
+
+
+def url_of(endpoint: Endpoint, scheme: str = "postgresql") -> str:
+    """Return an endpoint's URL, with its password: for an environment variable only."""
+    parameters = endpoint.parameters
+    return (
+        f"{scheme}://{quote(parameters['user'])}:{quote(endpoint.password or '')}@/"
+        f"{quote(parameters['dbname'])}?host={quote(parameters['host'], safe='')}"
+        f"&port={parameters['port']}"
+    )
+
+
+def _servers_folder(folder: Path) -> Path:
+    """Return where the servers' data goes.
+
+    Root's servers run as somebody else, who may not be able to walk into the folder (below
+    /root, say); then the data is elsewhere and a link in the folder says where.
+    """
+    inside = folder / "servers"
+    if inside.exists():
+        return inside
+    if server_user() is None or _reachable(folder):
+        inside.mkdir(mode=0o711)
+        return inside
+    mark = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
+    outside = Path("/var/tmp") / f"resil-laptop-{os.geteuid()}-{mark}"  # noqa: S108
+    outside.mkdir(mode=0o711, exist_ok=True)
+    if outside.lstat().st_uid != os.geteuid():
+        raise ConfigurationError(
+            f"{outside} belongs to somebody else", hint="remove it, or start elsewhere"
+        )
+    inside.symlink_to(outside)
+    return inside
+
+
+def _reachable(folder: Path) -> bool:
+    return all(place.stat().st_mode & 0o001 for place in (folder, *folder.resolve().parents))
+
+
+def remove(folder: Path) -> None:
+    """Remove a laptop's data, wherever it is."""
+    servers = folder / "servers"
+    if servers.is_symlink():
+        shutil.rmtree(servers.resolve(), ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _password(folder: Path, name: str) -> str:
+    file = folder / f"{name}.password"
+    if not file.exists():
+        descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(secrets.token_urlsafe(24))
+    return file.read_text()
+
+
+def _start(
+    stack: ExitStack, folder: Path, name: str, programs: Programs, settings: dict[str, str]
+) -> Server:
+    # The socket's folder is new each time and short: a checkout may lie deep.
+    socket_dir = Path(tempfile.mkdtemp(prefix="resil-", dir="/tmp"))
+    stack.callback(shutil.rmtree, socket_dir, ignore_errors=True)
+    hand_over(socket_dir)
+    data = _servers_folder(folder) / f"{name}-{programs.major}"
+    server = Server(programs, data.resolve(), socket_dir, password=_password(folder, name))
+    whole = folder / f"{name}-{programs.major}.ready"
+    if not whole.exists():
+        shutil.rmtree(data, ignore_errors=True)
+        server.initialize(settings)
+        whole.touch()
+    server.override = {"unix_socket_directories": str(socket_dir)}
+    _clear_stale_pid(data)
+    server.start()
+    stack.callback(server.stop, how=signal.SIGINT)
+    return server
+
+
+def _clear_stale_pid(data: Path) -> None:
+    from dagster_resil.postgres.server import stop_leftover
+
+    stop_leftover(data)
+
+
+def _has_database(server: Server, name: str) -> bool:
+    with server.endpoint().connect(autocommit=True) as connection:
+        row = connection.execute(
+            "SELECT FROM pg_catalog.pg_database WHERE datname = %s", [name]
+        ).fetchone()
+        return row is not None
+
+
+def _fill(laptop_folder: Path, server: Server, programs: Programs, name: str) -> None:
+    """Make and fill one of the demo's databases, unless it is there whole."""
+    mark = laptop_folder / f"database-{name}-{programs.major}.ready"
+    if mark.exists() and _has_database(server, name):
+        return
+    if _has_database(server, name):
+        with server.endpoint().connect(autocommit=True) as connection:
+            connection.execute(
+                sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
+            )
+    create_database(server.endpoint(), name)
+    if name != "empty":
+        load(server.endpoint(name), programs, name)  # type: ignore[arg-type]
+    mark.touch()
+
+
+@contextmanager
+def run_laptop(folder: Path, *, databases: tuple[str, ...] = DATABASES) -> Iterator[Laptop]:
+    """Run the servers, with the databases filled; all of it ends when the ``with`` is left.
+
+    :param folder: where the data stays.
+    :raises NoServer: no PostgreSQL programs.
+    """
+    folder = folder.absolute()
+    folder.mkdir(mode=0o711, exist_ok=True)
+    folder.chmod(0o711)
+    programs = reachable_programs(demo_programs())
+    with ExitStack() as stack:
+        source = _start(stack, folder, "source", programs, _SOURCE_SETTINGS)
+        storage = _start(stack, folder, "storage", programs, _STORAGE_SETTINGS)
+        if not _has_database(storage, "dagster"):
+            create_database(storage.endpoint(), "dagster")
+        for name in databases:
+            _fill(folder, source, programs, name)
+        home = folder / "dagster"
+        home.mkdir(mode=0o700, exist_ok=True)
+        shutil.copyfile(instance_config(), home / "dagster.yaml")
+        # Without it Dagster's first page is hidden by an invitation.
+        (home / ".nux").mkdir(exist_ok=True)
+        (home / ".nux" / "nux.yaml").write_text("seen: 1\n")
+        environment = {
+            "DAGSTER_HOME": str(home),
+            "RESIL_DAGSTER_PG_URL": url_of(storage.endpoint("dagster"), "postgresql+psycopg2"),
+            "RESIL_VAULT": (folder / "vault").as_uri(),
+            **{f"{name.upper()}_URL": url_of(source.endpoint(name)) for name in DATABASES},
+        }
+        yield Laptop(folder, programs, source, storage, environment)
+
+
+def instance_config() -> Path:
+    """Return the laptop's ``dagster.yaml``, at the root of the checkout.
+
+    :raises ConfigurationError: this is no checkout.
+    """
+    root = Path(str(resources.files("dagster_resil"))).parent
+    file = root / "dagster.yaml"
+    if not file.exists():
+        raise ConfigurationError(
+            f"there is no dagster.yaml in {root}",
+            hint="run the demo from a checkout of dagster_resil",
+        )
+    return file
+
+
+def workspace_file() -> Path:
+    """Return the ``workspace.yaml`` beside it."""
+    return instance_config().with_name("workspace.yaml")
