@@ -66,7 +66,8 @@ LOCK = $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.
 
 # uv is several times faster than pip but reads none of pip's configuration. So pip installs where
 # it was told of another index or a proxy, and where uv fails. With either, nothing gets in that
-# the lock's hashes do not name.
+# the lock's hashes do not name. Bytecode is compiled now: where PYTHONDONTWRITEBYTECODE is set, every
+# process would otherwise compile Dagster again.
 define install
 	if $(BIN)/python -m pip config list | grep -Eq '\.(index-url|no-index|proxy)=' || \
 		! $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps $(1); \

@@ -328,7 +328,7 @@ def _read(
     globals_sql = read_globals(holder)
     snapshot.assert_held()
 
-    toc = read_contents((archive / "toc.dat").read_bytes())
+    toc = read_contents((archive / "toc.dat").read_bytes(), snapshot.encoding)
     tables = [
         Table(
             schema=relation.schema,

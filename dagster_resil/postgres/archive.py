@@ -7,6 +7,7 @@ its length as an integer (-1: none) and its bytes.
 
 from __future__ import annotations
 
+import codecs
 import re
 from dataclasses import dataclass
 
@@ -54,8 +55,39 @@ class TableOfContents:
         return [entry for entry in self.entries if entry.kind == kind]
 
 
+# PostgreSQL's names of a server's encodings, where Python calls them something else; the others
+# (EUC_JP, KOI8R…) Python knows by the same name.
+_CODECS = {
+    "SQL_ASCII": "utf-8",
+    "EUC_CN": "gb2312",
+    "EUC_TW": "big5",
+    "EUC_JIS_2004": "euc_jis_2004",
+    "LATIN6": "iso8859-10",
+    "LATIN7": "iso8859-13",
+    "LATIN8": "iso8859-14",
+    "LATIN9": "iso8859-15",
+    "LATIN10": "iso8859-16",
+    "KOI8R": "koi8-r",
+    "KOI8U": "koi8-u",
+    "WIN866": "cp866",
+    "WIN874": "cp874",
+}
+
+
+def _codec(encoding: str) -> str:
+    if encoding.startswith("WIN125"):
+        return "cp" + encoding.removeprefix("WIN")
+    name = _CODECS.get(encoding, encoding)
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        return "utf-8"
+    return name
+
+
 class _Reader:
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, encoding: str) -> None:
+        self.codec = _codec(encoding)
         self.data = data
         self.at = 0
         self.int_size = 4
@@ -79,15 +111,16 @@ class _Reader:
         length = self.integer()
         if length < 0:
             return None
-        return self.take(length).decode("utf-8", "surrogateescape")
+        return self.take(length).decode(self.codec, "surrogateescape")
 
 
-def read_contents(data: bytes) -> TableOfContents:
+def read_contents(data: bytes, encoding: str = "UTF8") -> TableOfContents:
     """Read a ``toc.dat``.
 
+    :param encoding: the database's, in PostgreSQL's words; names are written in it.
     :raises ArchiveUnreadable: it can't be read to its last byte.
     """
-    reader = _Reader(data)
+    reader = _Reader(data, encoding)
     if reader.take(5) != b"PGDMP":
         raise ArchiveUnreadable("the archive's toc.dat does not begin as one")
     version = (reader.byte(), reader.byte())

@@ -39,6 +39,8 @@ class Column:
 class Relation:
     """A table that holds rows of its own: plain, leaf partition, inheritance parent or child.
 
+    :param moves_within: the partitioned table among whose leaves a restore may spread the rows
+        anew, as "schema" and "name": a hash of an enum is a hash of OIDs.
     :param file_node: the number of its file as the snapshot's catalogue shows it.
     :param extension: the extension that it belongs to, whose rows a dump leaves out unless the
         extension asks for them.
@@ -53,6 +55,7 @@ class Relation:
     readable: bool
     row_security: bool
     columns: tuple[Column, ...]
+    moves_within: tuple[str, str] | None = None
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -76,6 +79,21 @@ SELECT c.oid, n.nspname, c.relname, c.relfilenode, pg_catalog.pg_table_size(c.oi
  WHERE c.relkind = 'r' AND c.relpersistence <> 't'
    AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
  ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"
+"""
+
+_MOVING = """
+SELECT DISTINCT ON (c.oid) c.oid, n.nspname, p.relname
+  FROM pg_catalog.pg_class c,
+       pg_catalog.pg_partition_ancestors(c.oid) WITH ORDINALITY AS a (relid, level)
+  JOIN pg_catalog.pg_partitioned_table pt ON pt.partrelid = a.relid AND pt.partstrat = 'h'
+  JOIN pg_catalog.pg_class p ON p.oid = pt.partrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = p.relnamespace
+ WHERE c.relispartition AND c.relkind = 'r'
+   AND EXISTS (SELECT FROM pg_catalog.pg_attribute k
+                 JOIN pg_catalog.pg_type t ON t.oid = k.atttypid AND t.typtype IN ('e', 'c', 'd')
+                WHERE k.attrelid = pt.partrelid
+                  AND k.attnum = ANY (pt.partattrs::pg_catalog.int2[]))
+ ORDER BY c.oid, a.level DESC
 """
 
 # A virtual generated column (18) is not stored: there is nothing of it to compare.
@@ -162,10 +180,12 @@ def list_tables(connection: Connection) -> list[Relation]:
     for relation, name, type_oid, collation in connection.execute(_COLUMNS):
         by_text = not types.hashable(type_oid) or collation in fickle
         columns.setdefault(relation, []).append(Column(name, by_text))
+    moving = {row[0]: (row[1], row[2]) for row in connection.execute(_MOVING)}
     return [
         Relation(
             *row,
             columns=tuple(sorted(columns.get(row[0], []), key=lambda column: column.name)),
+            moves_within=moving.get(row[0]),
         )
         for row in connection.execute(_RELATIONS)
     ]

@@ -51,7 +51,7 @@ def fetch(
         if part not in listed
     ]
     if not problems:
-        problems += _parse(folder / "archive" / "toc.dat")
+        problems += _parse(folder / "archive" / "toc.dat", manifest.source.encoding)
     if problems:
         more = f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""
         return Check(
@@ -102,9 +102,9 @@ def _named(manifest: Manifest, item: StoredObject, wrong: str) -> str:
     return f"object {item.name} {wrong}"
 
 
-def _parse(toc: Path) -> list[str]:
+def _parse(toc: Path, encoding: str) -> list[str]:
     try:
-        read_contents(toc.read_bytes())
+        read_contents(toc.read_bytes(), encoding)
     except ArchiveUnreadable as error:
         return [error.message]
     except OSError as error:

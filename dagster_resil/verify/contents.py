@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.inventory import LargeObjects, read_large_objects
@@ -14,6 +15,19 @@ from dagster_resil.progress import Progress, Step
 from dagster_resil.vault.model import Table
 
 
+@dataclass(frozen=True)
+class RestoredTables:
+    """What a restored database's tables hold.
+
+    :param moving: leaf table → the partitioned table among whose leaves a restore may spread
+        rows anew.
+    """
+
+    tables: list[Table]
+    large_objects: LargeObjects
+    moving: dict[tuple[str, str], tuple[str, str]]
+
+
 def read_tables(
     endpoint: Endpoint,
     *,
@@ -21,7 +35,7 @@ def read_tables(
     jobs: int,
     leave_out: frozenset[str] = frozenset(),
     progress: Progress,
-) -> tuple[list[Table], LargeObjects]:
+) -> RestoredTables:
     """Count and fingerprint every table of a database, on several connections.
 
     :param leave_out: tables ("schema.name") that the source's login could not read.
@@ -77,4 +91,9 @@ def read_tables(
                 bytes=large_objects.bytes,
             )
         )
-    return tables, large_objects
+    moving = {
+        (relation.schema, relation.name): relation.moves_within
+        for relation in relations
+        if relation.moves_within
+    }
+    return RestoredTables(tables, large_objects, moving)

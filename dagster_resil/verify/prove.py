@@ -391,14 +391,14 @@ def compare_database(
     :param create_database: makes an empty scratch database like the source's, for schemas whose
         dumps differ in nothing but their wording.
     """
-    tables, large_objects = read_tables(
+    restored = read_tables(
         target,
         form=manifest.expectations.fingerprint,
         jobs=jobs,
         leave_out=frozenset(expected.unreadable_tables),
         progress=progress,
     )
-    comparison = compare_tables(manifest.tables, tables)
+    comparison = compare_tables(manifest.tables, restored.tables, moving=restored.moving)
     progress(Step("comparing the schema"))
     with target.connect(autocommit=True) as connection:
         settle(connection)
@@ -416,7 +416,7 @@ def compare_database(
                 SchemaDifference(kind="globals.sql", identity="", what="different", detail=error)
                 for error in settled.errors
             ]
-        differences += compare_state(connection, expected, large_objects)
+        differences += compare_state(connection, expected, restored.large_objects)
     return Comparison(
         comparison,
         (

@@ -1,0 +1,270 @@
+"""Exactness comes from the snapshot: writers, races and dying parts make no false backup."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from dagster_resil.backup.take import BackupSettings, take_backup
+from dagster_resil.errors import BackupFailed, ResilError, SnapshotLost
+from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.postgres.programs import find_all
+from dagster_resil.postgres.scratch import sweep
+from dagster_resil.vault.backups import Backups
+from dagster_resil.vault.base import Vault
+from dagster_resil.verify.prove import verify_backup
+from dagster_resil.verify.verdict import Verdict
+from tests.conftest import Source, majors, run_server
+
+ROWS = """
+CREATE TABLE account (id int PRIMARY KEY, amount int NOT NULL, note text);
+INSERT INTO account SELECT n, 100, repeat(md5(n::text), 8) FROM generate_series(1, 60000) n;
+CREATE TABLE log (id bigserial PRIMARY KEY, at timestamptz DEFAULT now(), what text);
+CREATE SEQUENCE busy;
+"""
+
+
+def _write(endpoint: Endpoint, stop: threading.Event) -> int:
+    done = 0
+    with endpoint.connect(autocommit=True) as connection:
+        while not stop.is_set():
+            connection.execute(
+                "WITH moved AS (UPDATE account SET amount = amount + CASE WHEN id = %s THEN 1 "
+                "ELSE -1 END WHERE id IN (%s, %s) RETURNING id) "
+                "INSERT INTO log (what) SELECT id::text FROM moved",
+                [done % 60000, done % 60000, (done * 7) % 60000],
+            )
+            connection.execute("SELECT nextval('busy')")
+            connection.execute("DELETE FROM account WHERE id = %s", [60000 - done % 1000])
+            connection.execute(
+                "INSERT INTO account VALUES (%s, 1, 'new') ON CONFLICT DO NOTHING",
+                [60000 - done % 1000],
+            )
+            done += 1
+    return done
+
+
+def test_writers_do_not_disturb_a_backup(source: Source, vault: Vault) -> None:
+    endpoint = source.create()
+    source.execute(endpoint, ROWS)
+    stop = threading.Event()
+    written: list[int] = []
+    writers = [
+        threading.Thread(target=lambda: written.append(_write(endpoint, stop))) for _ in range(2)
+    ]
+    for writer in writers:
+        writer.start()
+    try:
+        manifests = [take_backup(endpoint, vault, name="busy") for _ in range(2)]
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    assert sum(written) > 0
+    for manifest in manifests:
+        receipt = verify_backup(vault, manifest)
+        assert receipt.verdict is Verdict.PASS, receipt.checks
+
+
+def _sessions(source: Source) -> list[str]:
+    with source.admin() as connection:
+        return [
+            row[0]
+            for row in connection.execute(
+                "SELECT application_name FROM pg_stat_activity WHERE backend_type = "
+                "'client backend' AND (application_name LIKE 'dagster_resil %' "
+                "OR application_name = 'pg_dump')"
+            )
+        ]
+
+
+def assert_nothing_is_left(source: Source) -> None:
+    deadline = time.monotonic() + 20
+    while _sessions(source):
+        assert time.monotonic() < deadline, _sessions(source)
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    "race",
+    ["TRUNCATE account", "ALTER TABLE account ALTER amount TYPE bigint", "DROP TABLE log"],
+)
+def test_a_race_between_snapshot_and_lock_is_noticed(
+    one_source: Source, vault: Vault, race: str
+) -> None:
+    endpoint = one_source.create()
+    one_source.execute(endpoint, ROWS)
+    raced: list[int] = []
+
+    def between() -> None:
+        if not raced:
+            one_source.execute(endpoint, race)
+        raced.append(1)
+
+    manifest = take_backup(endpoint, vault, name="raced", between=between)
+
+    assert len(raced) == 2, "a second snapshot was not taken"
+    assert verify_backup(vault, manifest).verdict is Verdict.PASS
+    accounts = next(t for t in manifest.tables if t.name == "account")
+    assert accounts.rows == (0 if race.startswith("TRUNCATE") else 60000)
+
+
+def test_a_schema_that_never_rests_fails_clearly(one_source: Source, vault: Vault) -> None:
+    endpoint = one_source.create()
+    one_source.execute(endpoint, ROWS)
+
+    with pytest.raises(BackupFailed, match="truncated or rewritten") as error:
+        take_backup(
+            endpoint,
+            vault,
+            name="raced",
+            settings=BackupSettings(attempts=2),
+            between=lambda: one_source.execute(endpoint, "TRUNCATE account"),
+        )
+    assert "attempts" in error.value.hint
+    assert not Backups(vault).entries().backups
+    assert_nothing_is_left(one_source)
+
+
+def _when_dumping(source: Source, act: Callable[[], None]) -> threading.Thread:
+    """Run something as soon as pg_dump's workers read."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 30
+        while "pg_dump" not in _sessions(source):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.005)
+        act()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def _terminate(source: Source, application: str) -> None:
+    with source.admin() as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s",
+            [application],
+        )
+
+
+@pytest.mark.parametrize("victim", ["dagster_resil snapshot", "pg_dump", "dagster_resil compare"])
+def test_a_killed_session_fails_the_backup(one_source: Source, vault: Vault, victim: str) -> None:
+    endpoint = one_source.create()
+    one_source.execute(endpoint, ROWS)
+    killer = _when_dumping(one_source, lambda: _terminate(one_source, victim))
+    with pytest.raises(ResilError) as error:
+        take_backup(endpoint, vault, name="killed")
+    killer.join()
+
+    assert error.value.exit_code == 4
+    if victim == "dagster_resil snapshot":
+        assert isinstance(error.value, SnapshotLost)
+    assert not Backups(vault).entries().backups
+    assert_nothing_is_left(one_source)
+    assert verify_backup(vault, take_backup(endpoint, vault, name="killed")).verdict == "PASS"
+
+
+def test_a_dying_server_fails_the_backup(vault: Vault) -> None:
+    programs = next(p for p in find_all() if p.has_server and p.major == majors()[0])
+    with run_server(programs) as source:
+        endpoint = source.create()
+        source.execute(endpoint, ROWS)
+        child = source.server._child
+        assert child is not None
+        killer = _when_dumping(source, lambda: os.kill(child.pid, signal.SIGQUIT))
+        with pytest.raises(ResilError) as error:
+            take_backup(endpoint, vault, name="killed")
+        killer.join()
+    assert error.value.exit_code == 4
+    assert not Backups(vault).entries().backups
+
+
+_WORKER = """
+import os, sys
+from dagster_resil.backup.take import take_backup
+from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.vault import open_vault
+from dagster_resil.verify.prove import verify_backup
+vault = open_vault(sys.argv[1])
+print("ready", flush=True)
+manifest = take_backup(Endpoint.parse(os.environ["SOURCE_URL"]), vault, name="killed")
+print("taken", flush=True)
+verify_backup(vault, manifest)
+print("verified", flush=True)
+"""
+
+
+def _leftover_processes(folder: Path) -> list[str]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if str(folder) in command:
+            found.append(command)
+    return found
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.15, 0.3, 0.5, 0.8, 1.2, 2.0, 3.0])
+def test_sigkill_of_the_worker_leaves_no_listed_half(
+    one_source: Source, tmp_path: Path, after_s: float
+) -> None:
+    endpoint = one_source.create()
+    one_source.execute(endpoint, ROWS)
+    vault_url = (tmp_path / "vault").as_uri()
+    work_dir = Path("/tmp") / f"resil-test-{os.getpid()}-{int(after_s * 1000)}"
+    work_dir.mkdir(mode=0o711, exist_ok=True)
+    parameters = endpoint.parameters
+    url = (
+        f"postgresql://{parameters['user']}:{endpoint.password}@/{parameters['dbname']}"
+        f"?host={parameters['host']}&port={parameters['port']}"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", _WORKER, vault_url],
+        env={**os.environ, "SOURCE_URL": url, "RESIL_WORK_DIR": str(work_dir)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+        time.sleep(after_s)
+        worker.kill()
+        said = worker.stdout.read()
+    assert_nothing_is_left(one_source)
+
+    from dagster_resil.vault import open_vault
+
+    vault = open_vault(vault_url)
+    if (tmp_path / "vault").exists():
+        listed = Backups(vault).entries()
+        assert not listed.problems
+        assert len(listed.backups) <= 1
+        if "taken" in said:
+            assert len(listed.backups) == 1
+
+    settings = BackupSettings(work_dir=work_dir)
+    manifest = take_backup(endpoint, vault, name="killed", settings=settings)
+    assert manifest.rows == 60000
+    sweep(work_dir)
+    left = list((work_dir / f"resil-{os.geteuid()}").glob("job-*"))
+    assert not left
+    deadline = time.monotonic() + 10
+    while _leftover_processes(work_dir):
+        assert time.monotonic() < deadline, _leftover_processes(work_dir)
+        time.sleep(0.1)
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        one_source.execute(endpoint, "SELECT FROM nothing_like_it")

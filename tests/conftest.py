@@ -1,0 +1,135 @@
+"""Real PostgreSQL servers for the tests: one a version and worker, a new database for each test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from dagster_resil.postgres.connection import Connection, Endpoint
+from dagster_resil.postgres.programs import Programs, find_all
+from dagster_resil.postgres.server import Server, reachable_programs
+from dagster_resil.vault import open_vault
+from dagster_resil.vault.base import Vault
+from dagster_resil.workspace import Workspace
+
+_SETTINGS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "max_connections": "60",
+    "dynamic_shared_memory_type": "mmap",
+    "max_locks_per_transaction": "256",
+    "wal_level": "logical",
+}
+
+
+def majors() -> list[int]:
+    """Return the major versions that this machine can run."""
+    return sorted({programs.major for programs in find_all() if programs.has_server})
+
+
+@dataclass
+class Source:
+    """A running server to take backups of."""
+
+    server: Server
+    programs: Programs
+    databases: list[str] = field(default_factory=list)
+
+    @property
+    def major(self) -> int:
+        return self.programs.major
+
+    def admin(self) -> Connection:
+        return self.server.endpoint().connect(autocommit=True)
+
+    def create(self, name: str | None = None, *, options: str = "") -> Endpoint:
+        name = name or f"t_{secrets.token_hex(4)}"
+        with self.admin() as connection:
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE template0 " + options).format(
+                    sql.Identifier(name)
+                )
+            )
+        self.databases.append(name)
+        return self.server.endpoint(name)
+
+    def execute(self, endpoint: Endpoint, *statements: str) -> None:
+        with endpoint.connect(autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    def drop_all(self) -> None:
+        with contextlib.suppress(psycopg.Error), self.admin() as connection:
+            for name in self.databases:
+                connection.execute(
+                    sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+                )
+        self.databases.clear()
+
+
+@contextlib.contextmanager
+def run_server(programs: Programs, **settings: str) -> Iterator[Source]:
+    """Run a server of the given programs in a folder of its own."""
+    with Workspace() as space:
+        server = Server(reachable_programs(programs), space.path / "data", space.socket_dir)
+        server.initialize(_SETTINGS | settings)
+        server.start()
+        try:
+            yield Source(server, programs)
+        finally:
+            server.stop()
+
+
+def _programs(major: int) -> Programs:
+    return next(p for p in find_all() if p.has_server and p.major == major)
+
+
+@pytest.fixture(scope="session")
+def _servers() -> Iterator[Callable[[int], Source]]:
+    with contextlib.ExitStack() as stack:
+        running: dict[int, Source] = {}
+
+        def get(major: int) -> Source:
+            if major not in running:
+                running[major] = stack.enter_context(run_server(_programs(major)))
+            return running[major]
+
+        yield get
+
+
+@pytest.fixture(params=majors(), ids=lambda major: f"pg{major}")
+def source(request: pytest.FixtureRequest, _servers: Callable[[int], Source]) -> Iterator[Source]:
+    """A server, of every major version on this machine in turn."""
+    found = _servers(request.param)
+    yield found
+    found.drop_all()
+
+
+@pytest.fixture
+def one_source(_servers: Callable[[int], Source]) -> Iterator[Source]:
+    """A server of the oldest version here, for tests that no version changes."""
+    found = _servers(majors()[0])
+    yield found
+    found.drop_all()
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Vault:
+    return open_vault((tmp_path / "vault").as_uri())
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what the developer's shell says of PostgreSQL out of the tests."""
+    for name in list(os.environ):
+        if name.startswith("PG") or name in ("RESIL_VAULT", "RESIL_ALERT_URLS"):
+            monkeypatch.delenv(name)
