@@ -1,0 +1,130 @@
+"""The checks of a backup: one restore feeds them all, one row each in the UI."""
+
+import warnings
+from collections.abc import Iterator
+
+import dagster as dg
+
+from dagster_resil.components.metadata import describe_check
+from dagster_resil.components.running import explained, progress_into
+from dagster_resil.components.sources import VaultAddress
+from dagster_resil.errors import UnknownBackup
+from dagster_resil.vault.backups import Backups
+from dagster_resil.vault.model import Manifest, Receipt
+from dagster_resil.verify.prove import CHECKS, VerifySettings, verify_backup
+from dagster_resil.verify.verdict import Verdict
+
+DESCRIPTIONS = {
+    "archive_intact": "Every object is there with its size and checksum, and the archive parses.",
+    "restores_cleanly": "The restore into a scratch server ended with no error at all.",
+    "row_counts_match": "Every table has as many rows as under the backup's snapshot.",
+    "contents_match": "Every table's fingerprint equals the one taken under the snapshot.",
+    "schema_matches": "Definitions, owners, grants, sequences, large objects… are equal.",
+}
+
+
+def severity(verdict: Verdict) -> dg.AssetCheckSeverity:
+    """Return how bad a verdict is: a FAIL is an error, INCONCLUSIVE a warning."""
+    if verdict is Verdict.INCONCLUSIVE:
+        return dg.AssetCheckSeverity.WARN
+    return dg.AssetCheckSeverity.ERROR
+
+
+def build_check_specs(
+    asset: dg.AssetKey, partitions: dg.PartitionsDefinition[str]
+) -> list[dg.AssetCheckSpec]:
+    """Return the checks' specs; their partitions are always the asset's."""
+    with warnings.catch_warnings():
+        # Partitioned checks are a preview in Dagster 1.13: they are stored and shown, which is
+        # what we need of them.
+        warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+        return [
+            dg.AssetCheckSpec(
+                name, asset=asset, description=DESCRIPTIONS[name], partitions_def=partitions
+            )
+            for name in CHECKS
+        ]
+
+
+def results(asset: dg.AssetKey, receipt: Receipt) -> Iterator[dg.AssetCheckResult]:
+    """Yield a receipt's checks as Dagster's results."""
+    for check in receipt.checks:
+        yield dg.AssetCheckResult(
+            asset_key=asset,
+            check_name=check.name,
+            passed=check.verdict is Verdict.PASS,
+            severity=severity(check.verdict),
+            description=check.summary,
+            metadata=describe_check(check, receipt),
+        )
+
+
+def evaluations(
+    asset: dg.AssetKey, receipt: Receipt, partition: str
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """Yield a receipt's checks as events, for a run that is not the asset's own."""
+    for check in receipt.checks:
+        yield dg.AssetCheckEvaluation(
+            asset_key=asset,
+            check_name=check.name,
+            passed=check.verdict is Verdict.PASS,
+            severity=severity(check.verdict),
+            description=check.summary,
+            metadata=describe_check(check, receipt),
+            partition=partition,
+        )
+
+
+def backup_of_run(
+    instance: dg.DagsterInstance, run_id: str, asset: dg.AssetKey, backups: Backups
+) -> Manifest | None:
+    """Return the backup that a run has materialized, if it has."""
+    for entry in reversed(
+        instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+    ):
+        event = entry.asset_materialization
+        if event is not None and event.asset_key == asset:
+            return backups.load(str(event.metadata["backup_id"].value))
+    return None
+
+
+def backup_of_partition(backups: Backups, name: str, key: str) -> Manifest:
+    """Return the newest backup of a partition.
+
+    :raises UnknownBackup: there is none.
+    """
+    entries = backups.for_partition(name, key)
+    if not entries:
+        raise UnknownBackup(
+            f"partition {key} of {name} has no backup", hint="materialize the partition first"
+        )
+    return entries[0].manifest
+
+
+def build_checks(
+    name: str,
+    asset: dg.AssetKey,
+    partitions: dg.PartitionsDefinition[str],
+    vault: VaultAddress,
+    settings: VerifySettings,
+) -> dg.AssetChecksDefinition:
+    """Return the checks that prove a backup by restoring it once."""
+
+    @dg.multi_asset_check(
+        name=f"{name}_proof",
+        specs=build_check_specs(asset, partitions),
+        description="Restore the backup into a scratch server and compare it with the source.",
+    )
+    def proof(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        with explained():
+            store = vault.open()
+            backups = Backups(store)
+            manifest = backup_of_run(
+                context.instance, context.run_id, asset, backups
+            ) or backup_of_partition(backups, name, context.op_execution_context.partition_key)
+            receipt = verify_backup(
+                store, manifest, settings=settings, progress=progress_into(context.log)
+            )
+        yield from results(asset, receipt)
+
+    return proof

@@ -1,0 +1,245 @@
+"""Jobs for a person: prove an older backup again, restore one."""
+
+import logging
+from typing import Literal
+
+import dagster as dg
+from pydantic import Field
+
+from dagster_resil.components.checks import backup_of_partition, evaluations
+from dagster_resil.components.metadata import describe_comparison, describe_seconds
+from dagster_resil.components.running import explained, progress_into
+from dagster_resil.components.sources import VaultAddress, endpoint_from
+from dagster_resil.errors import ConfigurationError, RestoreFailed, TargetRefused, UnknownBackup
+from dagster_resil.restore import (
+    KeptScratch,
+    RestoreReport,
+    RestoreSettings,
+    restore_backup,
+    restore_to_scratch,
+)
+from dagster_resil.vault.backups import Backups
+from dagster_resil.vault.model import Manifest
+from dagster_resil.verify.prove import VerifySettings, verify_backup
+from dagster_resil.verify.verdict import Verdict
+
+log = logging.getLogger(__name__)
+
+
+class VerifyConfig(dg.Config):
+    """Which backup of the partition to prove again."""
+
+    backup_id: str = Field(
+        default="", description="A backup's id; when empty, the partition's newest."
+    )
+
+
+class ToScratch(dg.Config):
+    """Restore into a scratch server that stays for a while."""
+
+    kind: Literal["scratch"] = "scratch"
+    keep_minutes: int = Field(
+        default=60, ge=1, le=10_080, description="How long it stays, in minutes."
+    )
+
+
+class ToDatabase(dg.Config):
+    """Restore into a database of your own, which has to be empty."""
+
+    kind: Literal["database"] = "database"
+    url_env: str = Field(
+        description="The NAME of the environment variable that holds the target's URL. Run "
+        "configuration is stored in plain text: never write the URL itself here."
+    )
+    replace: str = Field(
+        default="", description="To overwrite a target that is not empty: its name, typed again."
+    )
+
+
+class RestoreConfig(dg.Config):
+    """What to restore, and where to."""
+
+    target: ToScratch | ToDatabase = Field(
+        default_factory=ToScratch,
+        discriminator="kind",
+        description="scratch, or database",
+    )
+    backup_id: str = Field(
+        default="", description="A backup's id; when empty, the partition's newest proved one."
+    )
+    even_failed: bool = Field(
+        default=False, description="Restore a backup whose verification said FAIL."
+    )
+
+
+def _partition_key(
+    context: dg.OpExecutionContext, partitions: dg.PartitionsDefinition[str], name: str
+) -> str:
+    """Return the run's partition; Dagster starts such a job without one, or with any text."""
+    if not context.has_partition_key:
+        raise ConfigurationError(
+            "this job needs a partition: nothing was done",
+            hint=f"choose one in the Launchpad; the asset {name}/backup lists those with backups",
+        )
+    key = context.partition_key
+    if not partitions.has_partition_key(key):
+        raise ConfigurationError(
+            f"{key!r} is no partition of {name}/backup: nothing was done",
+            hint="choose one from the Launchpad's list",
+        )
+    return key
+
+
+def _chosen(backups: Backups, name: str, key: str, backup_id: str) -> Manifest:
+    if not backup_id:
+        return backup_of_partition(backups, name, key)
+    manifest = backups.load(backup_id)
+    if manifest.name != name or manifest.partition is None or manifest.partition.key != key:
+        raise ConfigurationError(
+            f"backup {backup_id} is not of partition {key} of {name}",
+            hint="leave backup_id empty, or choose the backup's own partition",
+        )
+    return manifest
+
+
+def build_verify_job(
+    name: str,
+    asset: dg.AssetKey,
+    partitions: dg.PartitionsDefinition[str],
+    vault: VaultAddress,
+    settings: VerifySettings,
+) -> dg.JobDefinition:
+    """Return ``<name>_verify``, which reports into the asset's own checks."""
+
+    @dg.op(name=f"{name}_verify_backup")
+    def verify(context: dg.OpExecutionContext, config: VerifyConfig) -> None:
+        with explained():
+            key = _partition_key(context, partitions, name)
+            store = vault.open()
+            manifest = _chosen(Backups(store), name, key, config.backup_id)
+            receipt = verify_backup(
+                store, manifest, settings=settings, progress=progress_into(context.log)
+            )
+        for evaluation in evaluations(asset, receipt, key):
+            context.log_event(evaluation)
+        context.log.info(f"{receipt.backup_id}: {receipt.verdict}")
+
+    @dg.job(
+        name=f"{name}_verify",
+        partitions_def=partitions,
+        executor_def=dg.in_process_executor,
+        description=f"Prove a backup of {name} again; the result shows in the checks of "
+        f"{name}/backup.",
+    )
+    def job() -> None:
+        verify()
+
+    return job
+
+
+def _proved(
+    backups: Backups, name: str, key: str, config: RestoreConfig, log_manager: dg.DagsterLogManager
+) -> Manifest:
+    """Return the backup to restore.
+
+    :raises TargetRefused: the one that was named is known to be bad.
+    """
+    if config.backup_id:
+        manifest = _chosen(backups, name, key, config.backup_id)
+        verdict = backups.verdict(manifest.backup_id)
+        if verdict is Verdict.FAIL and not config.even_failed:
+            raise TargetRefused(
+                f"the verification of {manifest.backup_id} said FAIL: nothing was restored",
+                hint="choose another backup, or set even_failed",
+            )
+        if verdict is not Verdict.PASS:
+            log_manager.warning(f"{manifest.backup_id} is not proved ({verdict or 'no receipt'})")
+        return manifest
+    for entry in backups.for_partition(name, key):
+        if entry.verdict is Verdict.PASS:
+            return entry.manifest
+    raise UnknownBackup(
+        f"partition {key} of {name} has no proved backup: nothing was restored",
+        hint=f"materialize the partition, prove it with {name}_verify, or name a backup_id",
+    )
+
+
+def build_restore_job(
+    name: str,
+    partitions: dg.PartitionsDefinition[str],
+    vault: VaultAddress,
+    jobs: int,
+) -> dg.JobDefinition:
+    """Return ``<name>_restore``: into a scratch server that stays, or into an empty database."""
+
+    @dg.op(name=f"{name}_restore_backup", out=dg.Out(dg.Nothing))
+    def restore(context: dg.OpExecutionContext, config: RestoreConfig) -> None:
+        with explained():
+            key = _partition_key(context, partitions, name)
+            store = vault.open()
+            manifest = _proved(Backups(store), name, key, config, context.log)
+            context.log.info(f"restoring {manifest.backup_id}")
+            progress = progress_into(context.log)
+            if isinstance(config.target, ToDatabase):
+                target = endpoint_from(config.target.url_env)
+                report = restore_backup(
+                    store,
+                    manifest,
+                    target,
+                    settings=RestoreSettings(jobs=jobs, replace=config.target.replace or None),
+                    progress=progress,
+                )
+                address = target.describe()
+                metadata = _describe_restore(report, address)
+            else:
+                kept = restore_to_scratch(
+                    store,
+                    manifest,
+                    keep_s=config.target.keep_minutes * 60,
+                    settings=RestoreSettings(jobs=jobs),
+                    progress=progress,
+                )
+                report, address = kept.report, f'psql "{kept.address}"'
+                metadata = _describe_restore(report, address) | _describe_stay(kept)
+        context.add_output_metadata(metadata)
+        context.log.info(f"{report.verdict}: {report.backup_id} is restored: {address}")
+        if report.verdict is Verdict.FAIL:
+            failed = next(c for c in report.checks if c.verdict is Verdict.FAIL)
+            raise dg.Failure(
+                str(
+                    RestoreFailed(
+                        f"{report.backup_id} is restored, but it is not what the source held: "
+                        f"{failed.name}: {failed.summary}",
+                        hint="look at the differences in this run's metadata before you use it",
+                    )
+                ),
+                metadata=metadata,
+                allow_retries=False,
+            )
+
+    @dg.job(
+        name=f"{name}_restore",
+        partitions_def=partitions,
+        executor_def=dg.in_process_executor,
+        description=f"Restore a proved backup of {name}: into a scratch server that stays for a "
+        "while, or into an empty database.",
+    )
+    def job() -> None:
+        restore()
+
+    return job
+
+
+def _describe_restore(report: RestoreReport, address: str) -> dict[str, dg.MetadataValue]:
+    return {
+        "backup_id": dg.MetadataValue.text(report.backup_id),
+        "verdict": dg.MetadataValue.text(str(report.verdict)),
+        "address": dg.MetadataValue.text(address),
+        "rows": dg.MetadataValue.int(report.rows),
+        "tables": describe_comparison(report.tables),
+        **describe_seconds(report.seconds),
+    }
+
+
+def _describe_stay(kept: KeptScratch) -> dict[str, dg.MetadataValue]:
+    return {"stays_until": dg.MetadataValue.timestamp(kept.expires_at)}

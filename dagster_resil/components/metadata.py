@@ -1,0 +1,112 @@
+"""What the UI shows of a backup, a proof, a restore."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import dagster as dg
+
+from dagster_resil.vault.model import Check, Manifest, Receipt, TableComparison
+
+_ROWS_SHOWN = 200
+"""A table in the UI is a part of the event: thousands of rows would weigh on every page."""
+
+
+def describe_backup(manifest: Manifest) -> dict[str, dg.MetadataValue]:
+    """Return the metadata of a materialization; the numbers can be plotted."""
+    seconds = manifest.seconds.get("total", 0.0)
+    tables = sorted(manifest.tables, key=lambda table: -table.rows)
+    return {
+        "backup_id": dg.MetadataValue.text(manifest.backup_id),
+        "dagster/row_count": dg.MetadataValue.int(manifest.rows),
+        "rows": dg.MetadataValue.int(manifest.rows),
+        "tables_count": dg.MetadataValue.int(sum(t.kind == "table" for t in manifest.tables)),
+        "bytes": dg.MetadataValue.int(manifest.bytes),
+        "database_bytes": dg.MetadataValue.int(manifest.database_bytes),
+        "seconds": dg.MetadataValue.float(seconds),
+        "bytes_per_second": dg.MetadataValue.float(
+            round(manifest.database_bytes / seconds, 1) if seconds else 0.0
+        ),
+        "snapshot_at": dg.MetadataValue.timestamp(manifest.snapshot.taken_at),
+        "lsn": dg.MetadataValue.text(manifest.snapshot.lsn),
+        "late": dg.MetadataValue.bool(bool(manifest.partition and manifest.partition.late)),
+        "server_version": dg.MetadataValue.text(manifest.source.server_version),
+        "tables": dg.MetadataValue.table(
+            records=[
+                dg.TableRecord(
+                    {
+                        "table": f"{table.schema_}.{table.name}",
+                        "rows": table.rows,
+                        "bytes": table.bytes,
+                        "fingerprint": table.fingerprint,
+                    }
+                )
+                for table in tables[:_ROWS_SHOWN]
+            ],
+            schema=_schema(table="string", rows="int", bytes="int", fingerprint="string"),
+        ),
+    }
+
+
+def describe_check(check: Check, receipt: Receipt) -> dict[str, dg.MetadataValue]:
+    """Return the metadata of one check's evaluation."""
+    metadata: dict[str, dg.MetadataValue] = {
+        "verdict": dg.MetadataValue.text(str(check.verdict)),
+        "summary": dg.MetadataValue.text(check.summary),
+        "backup_id": dg.MetadataValue.text(receipt.backup_id),
+    }
+    if check.details:
+        text = "\n".join(f"    {line}" for item in check.details for line in item.split("\n"))
+        metadata["details"] = dg.MetadataValue.md(text)
+    if check.name in ("row_counts_match", "contents_match") and receipt.tables:
+        metadata["tables"] = describe_comparison(receipt.tables)
+    if check.name == "restores_cleanly":
+        metadata |= describe_seconds(receipt.seconds)
+        if receipt.isolation:
+            metadata["isolation"] = dg.MetadataValue.text("; ".join(receipt.isolation))
+        metadata["not_checked"] = dg.MetadataValue.text("; ".join(receipt.not_checked))
+    return metadata
+
+
+def describe_seconds(seconds: Mapping[str, float]) -> dict[str, dg.MetadataValue]:
+    """Return the durations, each a number that can be plotted."""
+    return {
+        f"{stage}_seconds": dg.MetadataValue.float(float(value)) for stage, value in seconds.items()
+    }
+
+
+def describe_comparison(tables: Sequence[TableComparison]) -> dg.MetadataValue:
+    """Return source and restored tables side by side, those that differ first."""
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord(
+                {
+                    "table": f"{row.schema_}.{row.name}",
+                    "rows_source": _number(row.rows_source),
+                    "rows_restored": _number(row.rows_restored),
+                    "bytes_source": _number(row.bytes_source),
+                    "verdict": str(row.verdict),
+                    "difference": row.difference,
+                }
+            )
+            for row in tables[:_ROWS_SHOWN]
+        ],
+        schema=_schema(
+            table="string",
+            rows_source="string",
+            rows_restored="string",
+            bytes_source="string",
+            verdict="string",
+            difference="string",
+        ),
+    )
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _schema(**columns: str) -> dg.TableSchema:
+    return dg.TableSchema(
+        columns=[dg.TableColumn(name=name, type=kind) for name, kind in columns.items()]
+    )

@@ -1,0 +1,211 @@
+"""The component that protects one database."""
+
+import re
+from datetime import date
+from typing import Any, Literal
+
+import dagster as dg
+from pydantic import field_validator, model_validator
+
+from dagster_resil.backup.take import BackupSettings, take_backup
+from dagster_resil.components.checks import build_checks
+from dagster_resil.components.jobs import build_restore_job, build_verify_job
+from dagster_resil.components.metadata import describe_backup
+from dagster_resil.components.partitions import CRONS, build_partitions, live_partition, open_key
+from dagster_resil.components.running import explained, progress_into
+from dagster_resil.components.sources import VaultAddress, endpoint_from
+from dagster_resil.vault.model import NAME_PATTERN
+from dagster_resil.verify.prove import VerifySettings
+
+_VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+
+
+class Connection(dg.Model, dg.Resolvable):
+    """How the database is reached: names of environment variables, never their values.
+
+    :param url_env: the variable that holds the PostgreSQL URL.
+    :param password_env: the variable that holds the password, where the URL has none.
+    """
+
+    url_env: str
+    password_env: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_literals(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for key in ("url", "password", "dsn", "uri"):
+                if key in data:
+                    raise ValueError(
+                        f"'{key}' does not belong in a file: put it into an environment variable "
+                        f"and give the variable's name as '{key}_env'"
+                    )
+        return data
+
+    @field_validator("url_env", "password_env")
+    @classmethod
+    def _a_name(cls, value: str | None) -> str | None:
+        if value is not None and not _VARIABLE.match(value):
+            raise ValueError(
+                "this takes the NAME of an environment variable, not its value (which is not "
+                "repeated here: it may be a secret)"
+            )
+        return value
+
+
+class VaultPlace(dg.Model, dg.Resolvable):
+    """Where backups go: a URL, or the environment variable that holds it."""
+
+    url: str | None = None
+    url_env: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> "VaultPlace":
+        if (self.url is None) == (self.url_env is None):
+            raise ValueError("a vault needs either 'url' or 'url_env'")
+        return self
+
+
+class Cron(dg.Model, dg.Resolvable):
+    """A cadence of one's own.
+
+    :param cron: five fields; each tick begins a window.
+    :param timezone: an IANA name.
+    """
+
+    cron: str
+    timezone: str = "UTC"
+
+
+class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
+    """A PostgreSQL database whose backups are restored and compared before they count.
+
+    Yields the asset ``<name>/backup`` with its checks, its schedule, and the jobs
+    ``<name>_backup``, ``<name>_verify`` and ``<name>_restore``.
+
+    :param name: the database's name for us: small letters, digits, underscores.
+    :param cadence: how long a window is, and when the schedule ticks.
+    :param start: the day of the first window; fixed, so that keys stay.
+    :param grace_minutes: how long after its window's end a backup still counts as its, late.
+    :param jobs: connections that dump, restore and compare at a time.
+    :param schedule: whether the schedule runs from the start.
+    """
+
+    name: str
+    connection: Connection
+    vault: VaultPlace
+    cadence: Literal["hourly", "daily", "weekly"] | Cron = "daily"
+    timezone: str = "UTC"
+    start: str = "2026-01-01"
+    grace_minutes: int = 60
+    jobs: int = 2
+    schedule: Literal["running", "stopped"] = "running"
+    owners: list[str] = []
+    tags: dict[str, str] = {}
+    group: str = "backups"
+
+    @field_validator("name")
+    @classmethod
+    def _a_name(cls, value: str) -> str:
+        if not re.match(NAME_PATTERN, value):
+            raise ValueError("small letters, digits and underscores, a letter first")
+        return value
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _a_day(cls, value: Any) -> Any:
+        # YAML reads a bare 2026-01-01 as a date.
+        text = value.isoformat() if isinstance(value, date) else str(value)
+        date.fromisoformat(text)
+        return text
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Return what protects the database."""
+        del context
+        key = dg.AssetKey([self.name, "backup"])
+        cadence, cron, timezone = self._windows()
+        partitions = build_partitions(cadence, cron, timezone, self.start)
+        vault = VaultAddress(self.vault.url, self.vault.url_env)
+        verify_settings = VerifySettings(jobs=self.jobs)
+        checks = build_checks(self.name, key, partitions, vault, verify_settings)
+        job = dg.define_asset_job(
+            f"{self.name}_backup",
+            selection=dg.AssetSelection.assets(key),
+            partitions_def=partitions,
+            executor_def=dg.in_process_executor,
+            description=f"Take a backup of {self.name} and prove it.",
+        )
+        return dg.Definitions(
+            assets=[self._asset(key, partitions, vault)],
+            asset_checks=[checks],
+            jobs=[
+                job,
+                build_verify_job(self.name, key, partitions, vault, verify_settings),
+                build_restore_job(self.name, partitions, vault, self.jobs),
+            ],
+            schedules=[self._schedule(partitions, cron, timezone)],
+        )
+
+    def _windows(self) -> tuple[str, str, str]:
+        if isinstance(self.cadence, Cron):
+            return "cron", self.cadence.cron, self.cadence.timezone
+        return self.cadence, CRONS[self.cadence], self.timezone
+
+    def _asset(
+        self,
+        key: dg.AssetKey,
+        partitions: dg.TimeWindowPartitionsDefinition,
+        vault: VaultAddress,
+    ) -> dg.AssetsDefinition:
+        grace_s = self.grace_minutes * 60
+
+        @dg.asset(
+            key=key,
+            partitions_def=partitions,
+            group_name=self.group,
+            owners=self.owners,
+            tags=self.tags,
+            kinds={"postgres"},
+            # One backup of a database at a time: two would only slow each other down.
+            pool=f"{self.name}_backup",
+            description=f"A backup of the database {self.name}, proved by restoring it.",
+        )
+        def backup(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+            with explained():
+                partition = live_partition(partitions, context.partition_key, grace_s=grace_s)
+                manifest = take_backup(
+                    endpoint_from(self.connection.url_env, self.connection.password_env),
+                    vault.open(),
+                    name=self.name,
+                    partition=partition,
+                    settings=BackupSettings(jobs=self.jobs, grace_s=grace_s),
+                    progress=progress_into(context.log),
+                )
+            return dg.MaterializeResult(metadata=describe_backup(manifest))
+
+        return backup
+
+    def _schedule(
+        self, partitions: dg.TimeWindowPartitionsDefinition, cron: str, timezone: str
+    ) -> dg.ScheduleDefinition:
+        status = (
+            dg.DefaultScheduleStatus.RUNNING
+            if self.schedule == "running"
+            else dg.DefaultScheduleStatus.STOPPED
+        )
+
+        @dg.schedule(
+            name=f"{self.name}_backup_schedule",
+            job_name=f"{self.name}_backup",
+            cron_schedule=cron,
+            execution_timezone=timezone,
+            default_status=status,
+            description="Backs up the window that is open at the tick.",
+        )
+        def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+            moment = context.scheduled_execution_time
+            return dg.RunRequest(
+                partition_key=open_key(partitions, moment), run_key=moment.isoformat()
+            )
+
+        return schedule

@@ -1,0 +1,48 @@
+"""What every op of ours shares: progress in the run's log, errors that can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+
+from dagster_resil import logs
+from dagster_resil.errors import ResilError
+from dagster_resil.progress import Progress, Step
+
+
+def progress_into(log: dg.DagsterLogManager) -> Progress:
+    """Return what writes a line into a run's log when a new stage begins."""
+    seen: set[str] = set()
+
+    def report(step: Step) -> None:
+        if step.stage not in seen:
+            seen.add(step.stage)
+            log.info(step.stage)
+
+    return report
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn our errors into Dagster's, with the hint; let no secret into the event log.
+
+    A failure is not retried: what failed left nothing behind, and the next tick begins anew.
+    """
+    try:
+        yield
+    except dg.Failure:
+        raise
+    except ResilError as error:
+        raise dg.Failure(
+            logs.redact(str(error)),
+            metadata={"code": error.code, "hint": logs.redact(error.hint)},
+            allow_retries=False,
+        ) from None
+    except Exception as error:
+        # The chain is cut: an unexpected error's own text may quote an address with a password.
+        raise dg.Failure(
+            logs.redact(f"an unexpected error: {type(error).__name__}: {error}"),
+            allow_retries=False,
+        ) from None
