@@ -1,5 +1,25 @@
-"""Telling people: messages, and sending them by apprise."""
+"""Telling people: messages, their way out, and the note of what has been told."""
 
-from dagster_resil.alerts.send import URLS_VARIABLE, Alert, NotSent, send
+from dagster_resil.alerts.deliver import Batch, Delivery, Pending, deliver
+from dagster_resil.alerts.message import Alert, FailedCheck, failed_checks_alert, failed_run_alert
+from dagster_resil.alerts.progress import Position, Told
+from dagster_resil.alerts.send import LOG, URLS_VARIABLE, NotSent, Place, places, send
 
-__all__ = ["URLS_VARIABLE", "Alert", "NotSent", "send"]
+__all__ = [
+    "LOG",
+    "URLS_VARIABLE",
+    "Alert",
+    "Batch",
+    "Delivery",
+    "FailedCheck",
+    "NotSent",
+    "Pending",
+    "Place",
+    "Position",
+    "Told",
+    "deliver",
+    "failed_checks_alert",
+    "failed_run_alert",
+    "places",
+    "send",
+]

@@ -1,75 +1,109 @@
-"""Alerts and their way out."""
+"""The way out of alerts: apprise's services, and the log."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
-import apprise
-
-from dagster_resil.errors import ResilError
-from dagster_resil.logs import redact
+from dagster_resil import logs
+from dagster_resil.alerts.message import Alert
+from dagster_resil.errors import ConfigurationError, ResilError
 
 URLS_VARIABLE = "RESIL_ALERT_URLS"
 """Where alerts go: apprise's URLs, separated by spaces, commas or lines."""
 
 log = logging.getLogger(__name__)
 
+# A comma may be a part of a URL (mailto://…?to=one,two): it separates only before a scheme.
+_BETWEEN = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
+
 
 class NotSent(ResilError):
-    """An alert did not reach every place it has to go to."""
+    """An alert was not taken by the service that it had to go to."""
 
     code = "alert_not_sent"
 
 
 @dataclass(frozen=True)
-class Alert:
-    """Something that somebody has to know.
+class Place:
+    """Where alerts go: a service by its URL, which holds secrets, or the log.
 
-    :param key: the same for the same event, so that a receiver can tell a repetition.
-    :param severity: "ERROR" or "WARN".
+    :param id: tells one place from another without its secrets.
+    :param label: what it is called in messages.
     """
 
-    key: str
-    title: str
-    body: str
-    severity: str = "ERROR"
+    id: str
+    label: str
+    url: str | None = field(default=None, repr=False)
 
 
-def send(alert: Alert) -> None:
-    """Send an alert to every URL in RESIL_ALERT_URLS; log it when there is none.
+LOG = Place("log", "the log")
 
-    :raises NotSent: a URL is not understood, or its service did not take the message.
+
+def places(env: Mapping[str, str] | None = None) -> tuple[Place, ...]:
+    """Return where alerts go: always the log, and every URL of RESIL_ALERT_URLS."""
+    text = (os.environ if env is None else env).get(URLS_VARIABLE, "")
+    found = {}
+    for number, item in enumerate(_BETWEEN.split(text.strip(" \t\r\n,")), 1):
+        url = item.strip(" \t\r\n,")
+        if url:
+            mark = hashlib.sha256(url.encode()).hexdigest()[:16]
+            found[mark] = Place(mark, f"number {number} of the URLs in {URLS_VARIABLE}", url)
+    return (LOG, *found.values())
+
+
+def send(alert: Alert, place: Place) -> None:
+    """Send an alert to one place.
+
+    :raises ConfigurationError: the place's URL is none of apprise's.
+    :raises NotSent: its service did not take the message; it may be tried again.
     """
-    urls = [url for url in re.split(r"[\s,]+", os.environ.get(URLS_VARIABLE, "")) if url]
-    log.log(
-        logging.ERROR if alert.severity == "ERROR" else logging.WARNING,
-        "%s: %s",
-        alert.title,
-        alert.body.split("\n", 1)[0],
-        extra={"alert_key": alert.key},
-    )
-    if not urls:
+    if place.url is None:
+        log.log(
+            logging.ERROR if alert.severity == "ERROR" else logging.WARNING,
+            "alert: %s: %s",
+            logs.redact(alert.title),
+            logs.redact(alert.body).replace("\n", "; "),
+            extra={"alert_key": alert.key},
+        )
         return
-    places = apprise.Apprise()
-    for number, url in enumerate(urls, 1):
-        # A URL holds a token: it is named by its number only.
-        if not places.add(url):
-            raise NotSent(
-                f"number {number} of the URLs in {URLS_VARIABLE} is not one of apprise's",
+    import apprise  # loading it is worth a second that only a sent alert has to pay
+
+    service = apprise.Apprise()
+    error = alert.severity == "ERROR"
+    with _silent("apprise", "urllib3.connectionpool"):
+        if not service.add(place.url):
+            raise ConfigurationError(
+                f"{place.label} is none that apprise understands",
                 hint="see apprise's list of services for the form of its URL",
             )
-    kind = apprise.NotifyType.FAILURE if alert.severity == "ERROR" else apprise.NotifyType.WARNING
-    sent = places.notify(
-        title=redact(alert.title),
-        body=redact(f"{alert.body}\n\nkey: {alert.key}"),
-        notify_type=kind,
-        body_format=apprise.NotifyFormat.TEXT,
-    )
+        sent = service.notify(
+            title=logs.redact(alert.title),
+            body=logs.redact(f"{alert.body}\nkey: {alert.key}"),
+            notify_type=apprise.NotifyType.FAILURE if error else apprise.NotifyType.WARNING,
+            body_format=apprise.NotifyFormat.TEXT,
+        )
     if not sent:
         raise NotSent(
-            f"the alert {alert.title!r} was not taken by every service in {URLS_VARIABLE}",
-            hint="look at the services' addresses and at the network; it is tried again",
+            f"the alert {alert.title!r} was not taken by {place.label}",
+            hint="look at the service's address and at the network; it is tried again",
         )
+
+
+@contextmanager
+def _silent(*names: str) -> Iterator[None]:
+    """Keep loggers quiet that quote the services' URLs, tokens and all."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled

@@ -37,7 +37,9 @@ def build_check_specs(
     with warnings.catch_warnings():
         # Partitioned checks are a preview in Dagster 1.13: they are stored and shown, which is
         # what we need of them.
-        warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+        warnings.filterwarnings(
+            "ignore", "Specifying a partitions_def on an AssetCheckSpec", dg.PreviewWarning
+        )
         return [
             dg.AssetCheckSpec(
                 name, asset=asset, description=DESCRIPTIONS[name], partitions_def=partitions
@@ -120,7 +122,7 @@ def build_checks(
             store = vault.open()
             backups = Backups(store)
             manifest = backup_of_run(
-                context.instance, context.run_id, asset, backups
+                context.instance, context.run.run_id, asset, backups
             ) or backup_of_partition(backups, name, context.op_execution_context.partition_key)
             receipt = verify_backup(
                 store, manifest, settings=settings, progress=progress_into(context.log)

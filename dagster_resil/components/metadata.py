@@ -35,7 +35,7 @@ def describe_backup(manifest: Manifest) -> dict[str, dg.MetadataValue]:
             records=[
                 dg.TableRecord(
                     {
-                        "table": f"{table.schema_}.{table.name}",
+                        "table": table.title,
                         "rows": table.rows,
                         "bytes": table.bytes,
                         "fingerprint": table.fingerprint,
@@ -81,7 +81,7 @@ def describe_comparison(tables: Sequence[TableComparison]) -> dg.MetadataValue:
         records=[
             dg.TableRecord(
                 {
-                    "table": f"{row.schema_}.{row.name}",
+                    "table": row.title,
                     "rows_source": _number(row.rows_source),
                     "rows_restored": _number(row.rows_restored),
                     "bytes_source": _number(row.bytes_source),

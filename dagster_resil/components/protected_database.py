@@ -5,13 +5,19 @@ from datetime import date
 from typing import Any, Literal
 
 import dagster as dg
-from pydantic import field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from dagster_resil.backup.take import BackupSettings, take_backup
 from dagster_resil.components.checks import build_checks
 from dagster_resil.components.jobs import build_restore_job, build_verify_job
 from dagster_resil.components.metadata import describe_backup
-from dagster_resil.components.partitions import CRONS, build_partitions, live_partition, open_key
+from dagster_resil.components.partitions import (
+    CRONS,
+    build_partitions,
+    live_partition,
+    open_key,
+    spread,
+)
 from dagster_resil.components.running import explained, progress_into
 from dagster_resil.components.sources import VaultAddress, endpoint_from
 from dagster_resil.vault.model import NAME_PATTERN
@@ -26,6 +32,9 @@ class Connection(dg.Model, dg.Resolvable):
     :param url_env: the variable that holds the PostgreSQL URL.
     :param password_env: the variable that holds the password, where the URL has none.
     """
+
+    # What was typed in place of a variable's name may be a secret.
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     url_env: str
     password_env: str | None = None
@@ -91,17 +100,19 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
     :param schedule: whether the schedule runs from the start.
     """
 
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     name: str
     connection: Connection
     vault: VaultPlace
     cadence: Literal["hourly", "daily", "weekly"] | Cron = "daily"
     timezone: str = "UTC"
     start: str = "2026-01-01"
-    grace_minutes: int = 60
+    grace_minutes: int = 0
     jobs: int = 2
     schedule: Literal["running", "stopped"] = "running"
-    owners: list[str] = []
-    tags: dict[str, str] = {}
+    owners: list[str] = Field(default_factory=list)
+    tags: dict[str, str] = Field(default_factory=dict)
     group: str = "backups"
 
     @field_validator("name")
@@ -131,7 +142,6 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
         job = dg.define_asset_job(
             f"{self.name}_backup",
             selection=dg.AssetSelection.assets(key),
-            partitions_def=partitions,
             executor_def=dg.in_process_executor,
             description=f"Take a backup of {self.name} and prove it.",
         )
@@ -170,7 +180,7 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
             pool=f"{self.name}_backup",
             description=f"A backup of the database {self.name}, proved by restoring it.",
         )
-        def backup(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        def backup(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
             with explained():
                 partition = live_partition(partitions, context.partition_key, grace_s=grace_s)
                 manifest = take_backup(
@@ -197,15 +207,19 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
         @dg.schedule(
             name=f"{self.name}_backup_schedule",
             job_name=f"{self.name}_backup",
-            cron_schedule=cron,
+            cron_schedule=cron if isinstance(self.cadence, Cron) else spread(cron, self.name),
             execution_timezone=timezone,
             default_status=status,
             description="Backs up the window that is open at the tick.",
         )
-        def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-            moment = context.scheduled_execution_time
-            return dg.RunRequest(
-                partition_key=open_key(partitions, moment), run_key=moment.isoformat()
-            )
+        def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+            key = open_key(partitions, context.scheduled_execution_time)
+            if key != open_key(partitions):
+                # After an outage the daemon makes up for the ticks that it missed.
+                return dg.SkipReason(
+                    f"this tick was missed: partition {key} has ended, and a backup taken now "
+                    "would not show it"
+                )
+            return dg.RunRequest(partition_key=key, run_key=key)
 
         return schedule

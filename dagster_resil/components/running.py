@@ -40,7 +40,7 @@ def explained() -> Iterator[None]:
             metadata={"code": error.code, "hint": logs.redact(error.hint)},
             allow_retries=False,
         ) from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not leak
         # The chain is cut: an unexpected error's own text may quote an address with a password.
         raise dg.Failure(
             logs.redact(f"an unexpected error: {type(error).__name__}: {error}"),

@@ -1,0 +1,262 @@
+"""The real component, on a real Dagster instance and a real PostgreSQL."""
+
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.schedule_definition import ScheduleExecutionData
+
+from dagster_resil.components import ProtectedDatabase
+from dagster_resil.components.partitions import open_key, spread
+from dagster_resil.components.protected_database import Cron
+from dagster_resil.demo.damage import flip_one_byte
+from dagster_resil.demo.laptop import url_of
+from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.postgres.scratch import sweep
+from dagster_resil.verify.prove import CHECKS
+from tests.components.conftest import ASSET, Project, component, failure
+
+
+def test_a_materialization_is_taken_and_proved(project: Project) -> None:
+    result = project.materialize()
+
+    assert result.success
+    [event] = result.get_asset_materialization_events()
+    metadata = event.materialization.metadata
+    assert event.partition == project.open
+    assert metadata["rows"].value == metadata["dagster/row_count"].value == 500
+    assert metadata["backup_id"].value == project.newest().manifest.backup_id
+    assert {"bytes", "seconds", "bytes_per_second", "snapshot_at", "lsn", "tables"} <= set(metadata)
+    partition = project.newest().manifest.partition
+    assert partition is not None
+    assert (partition.key, partition.late) == (project.open, False)
+    for check in CHECKS:
+        assert project.evaluations(check) == [(True, "ERROR", project.open)]
+
+
+def test_a_second_materialization_is_a_second_backup(project: Project) -> None:
+    assert project.materialize().success
+    assert project.materialize().success
+    assert len(project.backups().for_partition("app", project.open)) == 2
+
+
+def test_a_past_partition_is_refused_with_the_reason(project: Project) -> None:
+    past = project.partitions.get_partition_keys()[0]
+    result = project.run("app_backup", partition_key=past)
+    assert not result.success
+    assert "nothing was taken" in failure(result)
+    assert project.open in failure(result)
+    assert not project.vault.exists()
+
+
+def test_a_window_within_its_grace_is_late(project: Project) -> None:
+    from dagster_resil.components.partitions import live_partition
+
+    key = project.partitions.get_partition_keys()[-2]
+    end = project.partitions.time_window_for_partition_key(key).end
+    just_after = end.astimezone(UTC) + timedelta(minutes=5)
+    assert live_partition(project.partitions, key, grace_s=600, now=just_after).late
+    with pytest.raises(dg.Failure, match="ended at"):
+        live_partition(project.partitions, key, grace_s=60, now=just_after)
+    with pytest.raises(dg.Failure, match="begins at"):
+        live_partition(project.partitions, key, grace_s=0, now=end - timedelta(days=5))
+
+
+@pytest.mark.parametrize("job", ["app_verify", "app_restore"])
+def test_a_job_without_a_partition_is_refused(project: Project, job: str) -> None:
+    result = project.run(job)
+    assert "needs a partition" in failure(result)
+
+
+@pytest.mark.parametrize("job", ["app_verify", "app_restore"])
+def test_a_partition_without_a_backup_is_refused(project: Project, job: str) -> None:
+    project.vault.mkdir()
+    result = project.run(job, partition_key=project.partitions.get_partition_keys()[3])
+    assert "has no" in failure(result)
+    assert "hint:" in failure(result)
+
+
+def test_a_damaged_backup_is_a_red_check(project: Project) -> None:
+    assert project.materialize().success
+    flip_one_byte(project.newest(), "public", "item")
+
+    assert project.run("app_verify", partition_key=project.open).success
+
+    assert project.evaluations("archive_intact")[0] == (False, "ERROR", project.open)
+    assert project.evaluations("contents_match")[0] == (False, "WARN", project.open)
+
+
+def test_a_backup_is_restored_into_a_scratch_server_that_stays(project: Project) -> None:
+    assert project.materialize().success
+    result = project.run(
+        "app_restore",
+        partition_key=project.open,
+        run_config={
+            "ops": {"app_restore_backup": {"config": {"target": {"scratch": {"keep_minutes": 1}}}}}
+        },
+    )
+    assert result.success, failure(result)
+    [output] = [e for e in result.all_events if e.event_type is dg.DagsterEventType.STEP_OUTPUT]
+    metadata = output.step_output_data.metadata
+    address = str(metadata["address"].value)
+    assert "passfile=" in address
+    assert "password=" not in address
+    assert metadata["verdict"].value == "PASS"
+    kept = Path(address.split("passfile=")[1].strip("\"'")).parent
+    try:
+        with Endpoint.parse(address.removeprefix('psql "').removesuffix('"')).connect() as there:
+            assert there.execute("SELECT count(*) FROM item").fetchone() == (500,)
+        sweep()
+        assert kept.exists(), "its time is not over"
+    finally:
+        (kept / "keep_until").write_text("0")
+        sweep()
+    assert not kept.exists()
+
+
+def test_a_backup_is_restored_into_an_empty_database(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert project.materialize().success
+    target = project.source.create()
+    monkeypatch.setenv("TARGET_URL", url_of(target))
+    config = {
+        "ops": {
+            "app_restore_backup": {"config": {"target": {"database": {"url_env": "TARGET_URL"}}}}
+        }
+    }
+    result = project.run("app_restore", partition_key=project.open, run_config=config)
+    assert result.success, failure(result)
+    with target.connect() as connection:
+        assert connection.execute("SELECT count(*) FROM item").fetchone() == (500,)
+
+    again = project.run("app_restore", partition_key=project.open, run_config=config)
+    assert not again.success
+    assert "is not empty" in failure(again)
+
+
+def test_a_failed_backup_is_not_restored(project: Project) -> None:
+    assert project.materialize().success
+    flip_one_byte(project.newest(), "public", "item")
+    project.run("app_verify", partition_key=project.open)
+    result = project.run("app_restore", partition_key=project.open)
+    assert "no proved backup" in failure(result)
+
+
+def test_no_secret_reaches_the_event_log(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert project.materialize().success
+    good = url_of(project.endpoint)
+    secret = project.endpoint.password or ""
+    monkeypatch.setenv("APP_URL", good.replace(secret, "wrong-and-secret"))
+    failed = project.materialize()
+    assert "password authentication failed" in failure(failed)
+    for run in project.instance.get_runs():
+        for entry in project.instance.all_logs(run.run_id):
+            text = dg.serialize_value(entry)
+            assert secret not in text
+            assert "wrong-and-secret" not in text
+
+
+def test_every_check_has_the_partitions_of_its_asset(project: Project) -> None:
+    graph = project.defs.resolve_asset_graph()
+    keys = graph.asset_check_keys
+    assert {key.name for key in keys} == set(CHECKS)
+    for key in keys:
+        assert graph.get(key).partitions_def == graph.get(ASSET).partitions_def
+
+
+def schedule_data(project: Project, tick: datetime) -> ScheduleExecutionData:
+    [schedule] = list(project.defs.schedules or [])
+    assert isinstance(schedule, dg.ScheduleDefinition)
+    with dg.build_schedule_context(
+        instance=project.instance,
+        scheduled_execution_time=tick,
+        repository_def=project.defs.get_repository_def(),
+    ) as context:
+        return schedule.evaluate_tick(context)
+
+
+def test_the_schedule_asks_for_the_open_window(project: Project) -> None:
+    before = project.open
+    [request] = schedule_data(project, datetime.now(UTC)).run_requests or []
+    assert request.partition_key in {before, project.open}
+    assert request.run_key == request.partition_key
+
+
+def test_a_tick_that_was_missed_asks_for_nothing(project: Project) -> None:
+    data = schedule_data(project, datetime(2026, 3, 7, tzinfo=UTC))
+    assert not data.run_requests
+    assert "missed" in str(data.skip_message)
+
+
+def test_databases_do_not_all_begin_in_the_same_minute() -> None:
+    assert len({spread("0 * * * *", f"database_{number}") for number in range(30)}) > 10
+    assert spread("0 0 * * 0", "shop").split()[1:] == ["0", "*", "*", "0"]
+
+
+def test_the_demo_loads_where_there_is_no_pyproject(tmp_path: Path) -> None:
+    # As from an installed wheel: the package alone, below a folder that is nobody's project.
+    (tmp_path / "dagster_resil").symlink_to(Path(__file__).parents[2] / "dagster_resil")
+    code = (
+        "import warnings; warnings.simplefilter('ignore');"
+        "from dagster_resil.definitions import defs;"
+        "print(len(defs().resolve_asset_graph().get_all_asset_keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.strip() == "3", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("cadence", "example"),
+    [
+        ("hourly", "%Y-%m-%d-%H:00"),
+        ("weekly", None),
+        (Cron(cron="30 4 * * *", timezone="Europe/Berlin"), None),
+    ],
+)
+def test_cadences(cadence: Any, example: str | None) -> None:
+    defs = component(cadence=cadence).build_defs(None)  # type: ignore[arg-type]
+    partitions = defs.resolve_job_def("app_backup").partitions_def
+    assert isinstance(partitions, dg.TimeWindowPartitionsDefinition)
+    key = open_key(partitions)
+    window = partitions.time_window_for_partition_key(key)
+    assert window.start <= datetime.now(UTC) < window.end
+    assert partitions.has_partition_key(key)
+    if example:
+        assert key == datetime.now(UTC).strftime(example)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": "Not A Name"},
+        {"start": "yesterday"},
+        {"connection": {"url_env": "postgresql://user:secret@host/db"}},
+        {"connection": {"url": "postgresql://user:secret@host/db"}},
+        {"vault": {}},
+    ],
+)
+def test_wrong_attributes_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r".") as error:
+        ProtectedDatabase.model_validate(
+            {
+                "name": "app",
+                "connection": {"url_env": "APP_URL"},
+                "vault": {"url_env": "APP_VAULT"},
+                **wrong,
+            }
+        )
+    assert "secret@" not in str(error.value)
