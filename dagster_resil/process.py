@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+DAY_S = 86_400.0
+"""The longest that dumping or restoring may take where nobody says otherwise: what has not ended
+by then hangs."""
 _TERM_GRACE_S = 5.0
 """pg_dump and pg_restore cancel their queries on TERM, which takes them a moment."""
 _POLL_S = 0.05

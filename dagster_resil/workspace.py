@@ -121,13 +121,17 @@ def _remove(folder: Path) -> None:
     log.warning("can't remove %s wholly", folder)
 
 
-def abandoned(work_dir: Path | None = None) -> list[Path]:
-    """Return the folders that no living process owns and that nobody wants kept any more."""
+def abandoned(work_dir: Path | None = None, *, kept_too: bool = False) -> list[Path]:
+    """Return the folders that no living process owns and that nobody wants kept any more.
+
+    :param kept_too: also those whose time is not over.
+    """
     found = []
     for folder in work_root(work_dir).glob(_JOB_PREFIX + "*"):
         with contextlib.suppress(OSError, ValueError):
             keep_until = folder / _KEEP_UNTIL
-            if keep_until.exists() and time.time() < float(keep_until.read_text()):
+            kept = keep_until.exists() and time.time() < float(keep_until.read_text())
+            if kept and not kept_too:
                 continue
             lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
             try:

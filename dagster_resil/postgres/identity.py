@@ -22,7 +22,7 @@ def read_identity(connection: Connection) -> Source:
     else:
         locale = "'c', NULL, NULL"
     row = connection.execute(
-        "SELECT datname, pg_catalog.pg_encoding_to_char(encoding), datcollate, datctype, "  # type: ignore[arg-type]
+        "SELECT datname, pg_catalog.pg_encoding_to_char(encoding), datcollate, datctype, "
         f"{locale}, pg_catalog.current_setting('server_version'), "
         "(SELECT rolname FROM pg_catalog.pg_roles WHERE oid = 10) "
         "FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"
@@ -38,7 +38,7 @@ def read_identity(connection: Connection) -> Source:
         system_identifier=_system_identifier(connection),
         encoding=encoding,
         collation=Collation(
-            provider={"c": "libc", "i": "icu", "b": "builtin"}.get(provider, provider),
+            provider={"c": "libc", "i": "icu", "b": "builtin"}.get(provider, str(provider)),
             collate=collate,
             ctype=ctype,
             locale=locale_name,

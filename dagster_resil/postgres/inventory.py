@@ -171,7 +171,8 @@ def _queries(version: int) -> dict[str, str]:
             "'type ' || pg_catalog.format_type(a.atttypid, a.atttypmod) "
             "|| CASE WHEN a.attnotnull THEN ', not null' ELSE '' END "
             "|| CASE WHEN a.atthasdef THEN ', default' ELSE '' END "
-            "|| CASE WHEN a.attidentity <> '' THEN ', identity ' || a.attidentity::text ELSE '' END "
+            "|| CASE WHEN a.attidentity <> '' THEN ', identity ' || a.attidentity::text "
+            "ELSE '' END "
             "|| CASE WHEN a.attgenerated <> '' THEN ', generated ' || a.attgenerated::text "
             "ELSE '' END || ', storage ' || a.attstorage::pg_catalog.text || ', collation ' || "
             "COALESCE((SELECT collname FROM pg_catalog.pg_collation WHERE oid = a.attcollation), "
@@ -356,7 +357,7 @@ def take_inventory(connection: Connection) -> Inventory:
     for query in _queries(connection.info.server_version).values():
         items += [
             Item(kind=kind, identity=identity, properties=properties or "")
-            for kind, identity, properties in connection.execute(query)  # type: ignore[arg-type]
+            for kind, identity, properties in connection.execute(query)
         ]
     items.sort(key=lambda item: (item.kind, item.identity, item.properties))
     return Inventory(items=tuple(items))
@@ -393,7 +394,7 @@ def read_sequences(connection: Connection) -> list[SequenceValue]:
         "SELECT n.nspname, c.relname, s.seqincrement, s.seqcycle FROM pg_catalog.pg_sequence s "
         "JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid "
         "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE c.relpersistence <> 't' AND "  # type: ignore[arg-type]
+        "WHERE c.relpersistence <> 't' AND "
         + _own("pg_class", "c.oid", "n.nspname")
         + " ORDER BY 1, 2"
     ).fetchall()

@@ -13,6 +13,8 @@ from dagster_resil.postgres.server import dies_with_us
 from dagster_resil.process import Child, Completed
 
 _ERRORS_SHOWN = 20
+_GLOBALS_TIMEOUT_S = 600
+"""A few statements a role; what takes longer waits for a lock."""
 
 # What a machine lacks, in the words of PostgreSQL: no fault of the backup.
 _ENVIRONMENT = re.compile(
@@ -72,7 +74,7 @@ def apply_globals(
     file: Path,
     *,
     part: str,
-    timeout_s: float | None = None,
+    timeout_s: float = _GLOBALS_TIMEOUT_S,
 ) -> Loaded:
     """Run one half of a ``globals.sql``: "roles" before the data, "settings" after it."""
     other = "settings" if part == "roles" else "roles"

@@ -6,13 +6,14 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
-from psycopg import sql
+from psycopg import conninfo, sql
 
 from dagster_resil import workspace
 from dagster_resil.errors import NoServer, NoSpace
@@ -24,6 +25,7 @@ from dagster_resil.postgres.server import (
     reachable_programs,
     server_user,
     stop_leftover,
+    walkable,
 )
 from dagster_resil.vault.model import Collation
 from dagster_resil.workspace import Workspace
@@ -193,6 +195,13 @@ def scratch_server(
     with contextlib.ExitStack() as stack:
         space = space or stack.enter_context(Workspace(work_dir))
         need_room(space.path, scratch_bytes(need_bytes), "for a scratch server")
+        if server_user() is not None and not walkable(space.path):
+            raise NoServer(
+                f"PostgreSQL does not run as root, and uid {server_user()}, which it runs as, "
+                f"can't walk into {space.path}",
+                hint=f"name a folder that anybody may walk into in {workspace.WORK_DIR_VARIABLE} "
+                "(or chmod o+x its parents)",
+            )
         server = Server(
             reachable_programs(programs, work_dir),
             space.path / "data",
@@ -214,10 +223,6 @@ def keep(scratch: ScratchServer, for_s: float, database: str) -> tuple[str, floa
 
     :return: libpq's ``key=value`` address without a secret, and a Unix time.
     """
-    import signal
-
-    from psycopg import conninfo
-
     server = scratch.server
     server.stop(how=signal.SIGINT)
     server.start_detached(_log_file(scratch.workspace.path))
@@ -226,9 +231,9 @@ def keep(scratch: ScratchServer, for_s: float, database: str) -> tuple[str, floa
     with os.fdopen(descriptor, "w") as file:
         file.write(f"*:*:*:*:{server.password}\n")
     until = scratch.workspace.keep(for_s)
-    address = conninfo.make_conninfo(
-        "", **{**server.endpoint(database).parameters, "passfile": str(passfile)}
-    )
+    parameters = server.endpoint(database).parameters
+    shown = {key: parameters[key] for key in ("host", "port", "user", "dbname")}
+    address = conninfo.make_conninfo("", **shown, passfile=str(passfile))
     return address, until
 
 
@@ -239,13 +244,14 @@ def _log_file(folder: Path) -> Path:
     return path
 
 
-def sweep(work_dir: Path | None = None) -> list[str]:
+def sweep(work_dir: Path | None = None, *, kept_too: bool = False) -> list[str]:
     """Clear what a killed process left: servers, their data, half-made archives.
 
+    :param kept_too: clear also the servers that were to stay for longer.
     :return: the folders that were removed.
     """
     removed = []
-    for folder in workspace.abandoned(work_dir):
+    for folder in workspace.abandoned(work_dir, kept_too=kept_too):
         stop_leftover(folder / "data")
         workspace.remove(folder)
         removed.append(str(folder))

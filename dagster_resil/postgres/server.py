@@ -102,7 +102,7 @@ def reachable_programs(programs: Programs, work_dir: Path | None = None) -> Prog
     A virtual environment below /root can't be walked into by anybody else, so the bundled
     programs are copied out of it, once.
     """
-    if server_user() is None or _walkable(programs.bin_dir):
+    if server_user() is None or walkable(programs.bin_dir):
         return programs
     installation = programs.bin_dir.parent
     mark = hashlib.sha256(f"{installation}:{programs.version}".encode()).hexdigest()[:12]
@@ -120,7 +120,8 @@ def reachable_programs(programs: Programs, work_dir: Path | None = None) -> Prog
     )
 
 
-def _walkable(folder: Path) -> bool:
+def walkable(folder: Path) -> bool:
+    """Return whether anybody may walk into a folder."""
     return all(place.stat().st_mode & 0o001 for place in (folder, *folder.parents))
 
 

@@ -129,7 +129,7 @@ class _Types:
         ranges = "SELECT rngtypid, rngsubtype FROM pg_catalog.pg_range"
         if version >= 140000:
             ranges += " UNION ALL SELECT rngmultitypid, rngsubtype FROM pg_catalog.pg_range"
-        self._ranges = dict(connection.execute(ranges).fetchall())
+        self._ranges: dict[int, int] = dict(connection.execute(ranges).fetchall())
         self._attributes: dict[int, list[int]] = {}
         for relation, type_oid in connection.execute(
             "SELECT a.attrelid, a.atttypid FROM pg_catalog.pg_attribute a "
@@ -183,11 +183,20 @@ def list_tables(connection: Connection) -> list[Relation]:
     moving = {row[0]: (row[1], row[2]) for row in connection.execute(_MOVING)}
     return [
         Relation(
-            *row,
-            columns=tuple(sorted(columns.get(row[0], []), key=lambda column: column.name)),
-            moves_within=moving.get(row[0]),
+            oid=oid,
+            schema=schema,
+            name=name,
+            file_node=file_node,
+            bytes=size,
+            extension=extension,
+            readable=readable,
+            row_security=row_security,
+            columns=tuple(sorted(columns.get(oid, []), key=lambda column: column.name)),
+            moves_within=moving.get(oid),
         )
-        for row in connection.execute(_RELATIONS)
+        for oid, schema, name, file_node, size, extension, readable, row_security in (
+            connection.execute(_RELATIONS)
+        )
     ]
 
 
