@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 import psycopg
+from psycopg import sql
 
 from dagster_resil.backup.snapshot import HeldSnapshot
 from dagster_resil.errors import BackupFailed, PermissionMissing, ResilError
@@ -119,6 +120,11 @@ class ExpectationReader:
 
     def _reading(self, table: Relation) -> _Work:
         def read(connection: Connection) -> None:
+            # A session that waits for an exclusive lock would make us wait for it, and it waits
+            # for our snapshot's own lock: it is better to fail than to stand still.
+            connection.execute(
+                sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE NOWAIT").format(table.identifier)
+            )
             self.contents[table.oid] = read_content(connection, table, self._form)
             with self._lock:
                 self.done_bytes += table.bytes
@@ -129,6 +135,11 @@ class ExpectationReader:
 def _explained(error: BaseException) -> BaseException:
     if isinstance(error, ResilError) or not isinstance(error, psycopg.Error):
         return error
+    if isinstance(error, psycopg.errors.LockNotAvailable):
+        return BackupFailed(
+            f"another session waits for an exclusive lock: {str(error).strip()}",
+            hint="let the migration end, or end it; then run the backup again",
+        )
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return PermissionMissing(
             f"the login may not read something: {str(error).strip()}",

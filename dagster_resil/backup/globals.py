@@ -18,6 +18,7 @@ _HEAD = """\
 -- Roles, memberships, tablespaces, settings and grants around the database.
 -- For psql: -v settings=off for the roles alone, -v roles=off for the settings alone.
 \\set ON_ERROR_STOP on
+\\encoding UTF8
 \\if :{?roles}
 \\else
 \\set roles on
@@ -54,7 +55,7 @@ def read_globals(connection: Connection) -> str:
 
 
 def _render(connection: Connection, template: str, *parts: sql.Composable) -> str:
-    return sql.SQL(template).format(*parts).as_string(connection)  # type: ignore[arg-type]
+    return sql.SQL(template).format(*parts).as_string(connection)
 
 
 def _roles(connection: Connection) -> Iterator[str]:
@@ -98,7 +99,7 @@ def _memberships(connection: Connection) -> Iterator[str]:
         else "admin_option, NULL, NULL"
     )
     rows = connection.execute(
-        "SELECT DISTINCT r.rolname, m.rolname, "  # type: ignore[arg-type]
+        "SELECT DISTINCT r.rolname, m.rolname, "
         f"{options} FROM pg_catalog.pg_auth_members a "
         "JOIN pg_catalog.pg_roles r ON r.oid = a.roleid "
         "JOIN pg_catalog.pg_roles m ON m.oid = a.member "

@@ -199,7 +199,7 @@ def _check_same_files(connection: Connection, tables: list[Relation]) -> None:
             "AND locktype = 'relation' AND mode = 'AccessShareLock' AND granted"
         )
     }
-    now = dict(
+    now: dict[int, int | None] = dict(
         connection.execute(
             "SELECT o, pg_catalog.pg_relation_filenode(o::pg_catalog.regclass) "
             "FROM pg_catalog.unnest(%s::pg_catalog.oid[]) AS o",

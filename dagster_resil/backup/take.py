@@ -26,7 +26,7 @@ from dagster_resil.postgres.inventory import SequenceValue, read_sequences
 from dagster_resil.postgres.programs import Programs, client_for
 from dagster_resil.postgres.scratch import sweep
 from dagster_resil.postgres.tables import FingerprintForm, default_form
-from dagster_resil.process import ProcessTimeout
+from dagster_resil.process import DAY_S
 from dagster_resil.progress import Progress, Step, silent
 from dagster_resil.vault.backups import Backups, new_backup_id
 from dagster_resil.vault.base import Vault
@@ -76,7 +76,7 @@ class BackupSettings:
     jobs: int = 2
     lock_timeout_s: float = 60
     attempts: int = 3
-    timeout_s: float | None = None
+    timeout_s: float | None = DAY_S
     fingerprint: FingerprintForm = "hash"
     compress_level: int = 1
     accept_new_source: bool = False
@@ -307,15 +307,12 @@ def _read(
                 )
             progress(Step("reading", reader.done_bytes, size_bytes, "bytes"))
 
-        try:
-            judge(schema_dump.wait(watch=watch), where)
-            done = dump.wait(watch=watch)
-        except ProcessTimeout as error:  # pragma: no cover - the deadline above comes first
-            raise BackupFailed(str(error)) from None
-        if not done.ok:
-            # A lost server tells its reason best through the session that held the snapshot.
-            snapshot.assert_held()
-        judge(done, where)
+        for child in (schema_dump, dump):
+            done = child.wait(watch=watch)
+            if not done.ok:
+                # A lost server tells its reason best through the session that held the snapshot.
+                snapshot.assert_held()
+            judge(done, where)
         inventory, large_objects = reader.wait(watch)
         contents = reader.contents
 
@@ -417,6 +414,12 @@ def _sequences(
             raise SnapshotRaced(f"sequence {'.'.join(key)} was set back while the backup ran")
         states.append(
             SequenceState(schema_name=key[0], name=key[1], last_value=value, is_called=used)
+        )
+    left_out = first.keys() - {(state.schema_name, state.name) for state in states}
+    if left_out:
+        raise BackupFailed(
+            f"pg_dump left out the value of sequence {'.'.join(min(left_out))}",
+            hint="this should not happen: please report it with the versions of server and pg_dump",
         )
     return tuple(states)
 
