@@ -189,7 +189,12 @@ class Backups:
         prefix = f"{name}/manifests/" if name else ""
         for item in self.vault.names(prefix):
             parts = item.split("/")
-            if len(parts) == 3 and parts[1] == "manifests" and parts[2].endswith(".json"):
+            if (
+                len(parts) == 3
+                and parts[1] == "manifests"
+                and parts[2].startswith(parts[0] + "-")
+                and parts[2].endswith(".json")
+            ):
                 yield parts[0], parts[2].removesuffix(".json")
 
     def entries(self, name: str | None = None) -> Listing:

@@ -112,6 +112,11 @@ class Table(Record):
     bytes: Bytes
     parts: tuple[str, ...] = ()
 
+    @property
+    def title(self) -> str:
+        """Return the table's name for a person."""
+        return "large objects" if self.kind == "large_objects" else f"{self.schema_}.{self.name}"
+
 
 def _inside(name: str) -> str:
     # A manifest is read from outside: no name in it may lead out of the backup's folder.
@@ -213,6 +218,11 @@ class TableComparison(Record):
     bytes_restored: int | None
     verdict: Verdict
     difference: str = ""
+
+    @property
+    def title(self) -> str:
+        """Return the table's name for a person."""
+        return "large objects" if self.kind == "large_objects" else f"{self.schema_}.{self.name}"
 
 
 class Receipt(Record):
