@@ -94,7 +94,7 @@ def _programs(major: int) -> Programs:
 
 
 @pytest.fixture(scope="session")
-def _servers() -> Iterator[Callable[[int], Source]]:
+def servers() -> Iterator[Callable[[int], Source]]:
     with contextlib.ExitStack() as stack:
         running: dict[int, Source] = {}
 
@@ -107,17 +107,17 @@ def _servers() -> Iterator[Callable[[int], Source]]:
 
 
 @pytest.fixture(params=majors(), ids=lambda major: f"pg{major}")
-def source(request: pytest.FixtureRequest, _servers: Callable[[int], Source]) -> Iterator[Source]:
+def source(request: pytest.FixtureRequest, servers: Callable[[int], Source]) -> Iterator[Source]:
     """A server, of every major version on this machine in turn."""
-    found = _servers(request.param)
+    found = servers(request.param)
     yield found
     found.drop_all()
 
 
 @pytest.fixture
-def one_source(_servers: Callable[[int], Source]) -> Iterator[Source]:
+def one_source(servers: Callable[[int], Source]) -> Iterator[Source]:
     """A server of the oldest version here, for tests that no version changes."""
-    found = _servers(majors()[0])
+    found = servers(majors()[0])
     yield found
     found.drop_all()
 

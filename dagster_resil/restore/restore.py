@@ -18,7 +18,7 @@ from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.load import apply_globals, load_archive
 from dagster_resil.postgres.programs import Programs, client_for, server_for
 from dagster_resil.postgres.scratch import keep, need_room, scratch_bytes, scratch_server, sweep
-from dagster_resil.process import ProcessTimeout
+from dagster_resil.process import DAY_S, ProcessTimeout
 from dagster_resil.progress import Progress, Step, silent
 from dagster_resil.restore.guard import check_target
 from dagster_resil.vault.backups import Backups
@@ -56,7 +56,7 @@ class RestoreSettings:
     roles: bool = True
     owners: bool = True
     replace: str | None = None
-    timeout_s: float | None = None
+    timeout_s: float | None = DAY_S
     work_dir: Path | None = None
 
 
@@ -188,10 +188,11 @@ def restore_backup(
             expected,
             folder,
             programs,
-            _lazy_scratch(stack, manifest, settings),
+            _lazy_scratch(stack, manifest, folder, settings),
             jobs=settings.jobs,
             progress=progress,
             settings_too=settings.roles and settings.owners,
+            own_server=False,
         )
         seconds["compare"] = round(time.monotonic() - began, 3)
         checks += [
@@ -265,7 +266,7 @@ def _load(
 
 
 def _lazy_scratch(
-    stack: ExitStack, manifest: Manifest, settings: RestoreSettings
+    stack: ExitStack, manifest: Manifest, folder: Path, settings: RestoreSettings
 ) -> Callable[[str], Endpoint]:
     """Return what makes scratch databases, in a server that starts when the first is wanted."""
     makers: list[Callable[[str], Endpoint]] = []
@@ -278,6 +279,10 @@ def _lazy_scratch(
                     superuser=manifest.source.bootstrap_role,
                     work_dir=settings.work_dir,
                 )
+            )
+            # Definitions name owners and grantees.
+            apply_globals(
+                scratch.programs, scratch.endpoint(), folder / "globals.sql", part="roles"
             )
             makers.append(scratch_database_maker(scratch, manifest))
         return makers[0](name)

@@ -6,8 +6,9 @@ receipt are renderings of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import pandas as pd
 
@@ -30,7 +31,8 @@ def compare_tables(
     :param moving: leaf table → the partitioned table that is compared as a whole in its place.
     :return: a frame with ``schema, name, kind``, ``rows``, ``fingerprint`` and ``bytes`` with the
         endings ``_source`` and ``_restored`` (missing where a side has no such table),
-        ``difference`` (text; empty when there is none) and ``verdict``; those that differ first.
+        ``difference`` (text; empty when there is none) and ``verdict``; those that differ first,
+        then by size.
     """
     joined = _frame(_gathered(source, moving)).merge(
         _frame(_gathered(restored, moving)),
@@ -47,8 +49,9 @@ def compare_tables(
     ]
     joined["_same"] = joined["difference"] == ""
     return (
-        joined.sort_values(["_same", *_KEYS], kind="stable")
-        .drop(columns="_same")
+        joined.assign(_bytes=-joined["bytes_source"].fillna(0))
+        .sort_values(["_same", "_bytes", *_KEYS], kind="stable")
+        .drop(columns=["_same", "_bytes"])
         .reset_index(drop=True)
     )
 
@@ -81,12 +84,12 @@ def _frame(tables: Iterable[Table]) -> pd.DataFrame:
     ).astype(dict.fromkeys((*_KEYS, "fingerprint"), "object"))
 
 
-def _difference(row: dict[str, object]) -> str:
-    if pd.isna(row["rows_source"]):  # type: ignore[call-overload]
+def _difference(row: dict[Hashable, Any]) -> str:
+    if pd.isna(row["rows_source"]):
         return "not in the source"
-    if pd.isna(row["rows_restored"]):  # type: ignore[call-overload]
+    if pd.isna(row["rows_restored"]):
         return "missing"
-    wanted, found = int(row["rows_source"]), int(row["rows_restored"])  # type: ignore[call-overload]
+    wanted, found = int(row["rows_source"]), int(row["rows_restored"])
     unit = "object" if row["kind"] == "large_objects" else "row"
     if wanted != found:
         count = abs(wanted - found)
@@ -97,7 +100,7 @@ def _difference(row: dict[str, object]) -> str:
     return ""
 
 
-def _title(row: dict[str, object]) -> str:
+def _title(row: dict[Hashable, Any]) -> str:
     if row["kind"] == "large_objects":
         return "large objects"
     return f"{row['schema']}.{row['name']}"
@@ -157,5 +160,9 @@ def _failed(name: str, wrong: list[str], total: int) -> Check:
 
 def to_records(comparison: pd.DataFrame) -> tuple[TableComparison, ...]:
     """Return the comparison as a receipt keeps it."""
-    clean = comparison.astype(object).where(comparison.notna(), None)
-    return tuple(TableComparison.model_validate(row) for row in clean.to_dict("records"))
+    return tuple(
+        TableComparison.model_validate(
+            {key: None if pd.isna(value) else value for key, value in row.items()}
+        )
+        for row in comparison.to_dict("records")
+    )

@@ -179,6 +179,15 @@ def test_demo_database_passes(
     assert receipt.not_checked
 
 
+@pytest.mark.long
+def test_a_gigabyte_passes(source: Source, tmp_path: Path) -> None:
+    endpoint = source.create()
+    load(endpoint, source.programs, "shop", scale=10)
+    receipt = proved(endpoint, tmp_path)
+    assert_passes(receipt)
+    assert receipt.rows > 5_000_000
+
+
 def test_a_database_with_an_odd_name_passes(one_source: Source, tmp_path: Path) -> None:
     endpoint = one_source.create("we\"ird 'name' =x %s")
     one_source.execute(endpoint, "CREATE TABLE a (b int)", "INSERT INTO a VALUES (1)")

@@ -1,0 +1,230 @@
+"""Restores without this program, and what scratch servers keep to themselves."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from dagster_resil.backup.globals import read_globals
+from dagster_resil.backup.take import take_backup
+from dagster_resil.demo.databases import load
+from dagster_resil.demo.laptop import url_of
+from dagster_resil.errors import ConfigurationError, NoServer, NoSpace, TargetRefused
+from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.postgres.scratch import scratch_server, sweep
+from dagster_resil.postgres.session import settle
+from dagster_resil.postgres.tables import list_tables, read_content
+from dagster_resil.process import run
+from dagster_resil.restore import RestoreSettings, restore_backup
+from dagster_resil.vault.base import Vault
+from dagster_resil.vault.local import LocalVault
+from dagster_resil.verify.verdict import Verdict
+from tests.conftest import Source, run_server
+
+
+def fingerprints(endpoint: Endpoint) -> dict[str, tuple[int, str]]:
+    with endpoint.connect(autocommit=True) as connection:
+        settle(connection)
+        found = {}
+        for table in list_tables(connection):
+            content = read_content(connection, table, "hash")
+            found[f"{table.schema}.{table.name}"] = (content.rows, content.fingerprint)
+        return found
+
+
+def sh(
+    folder: Path, source: Source, target: Endpoint, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a backup's restore.sh with PostgreSQL's programs and nothing else of ours."""
+    bare = Endpoint(target.parameters)
+    return subprocess.run(
+        ["sh", str(folder / "restore.sh"), url_of(bare).replace(":@", "@")],
+        env={
+            "PATH": f"{source.programs.bin_dir}:/usr/bin:/bin",
+            "PGPASSWORD": target.password or "",
+            **env,
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("which", ["shop", "hostile"])
+def test_restore_sh_gives_equal_fingerprints_on_another_server(
+    source: Source, vault: Vault, which: str
+) -> None:
+    endpoint = source.create()
+    load(endpoint, source.programs, which, scale=0.01)  # type: ignore[arg-type]
+    manifest = take_backup(endpoint, vault, name="app")
+    assert isinstance(vault, LocalVault)
+    folder = vault.path / "app" / "backups" / manifest.backup_id
+    assert manifest.backup_id in (folder / "RESTORE.md").read_text()
+    assert "{{" not in (folder / "RESTORE.md").read_text()
+
+    with run_server(source.programs) as other:
+        target = other.create()
+        done = sh(folder, source, target)
+        assert done.returncode == 0, done.stderr
+        assert fingerprints(target) == fingerprints(endpoint)
+        with target.connect(autocommit=True) as there, endpoint.connect(autocommit=True) as here:
+            settle(there)
+            settle(here)
+            # Roles, memberships, settings and grants came along.
+            assert read_globals(there) == read_globals(here)
+        again = sh(folder, source, target)
+        assert again.returncode == 2
+        assert "is not empty" in again.stderr
+        assert "hint:" in again.stderr
+        # The globals alone may run again and again.
+        for _ in range(2):
+            ran = run(
+                [
+                    *(source.programs.path("psql"), "-X", "-q", "-f", folder / "globals.sql"),
+                    *target.child_arguments(),
+                ],
+                env=target.child_environment(),
+            )
+            assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_restore_sh_without_a_password_says_so(one_source: Source, vault: Vault) -> None:
+    endpoint = one_source.create()
+    manifest = take_backup(endpoint, vault, name="app")
+    assert isinstance(vault, LocalVault)
+    folder = vault.path / "app" / "backups" / manifest.backup_id
+    done = sh(folder, one_source, one_source.create(), PGPASSWORD="wrong")
+    assert done.returncode == 4
+    assert "hint:" in done.stderr
+
+
+def test_a_restore_compares_again(source: Source, vault: Vault) -> None:
+    endpoint = source.create()
+    load(endpoint, source.programs, "hostile")
+    manifest = take_backup(endpoint, vault, name="app")
+    with run_server(source.programs) as other:
+        with other.admin() as connection:
+            # A server that is in use for something else has roles of its own.
+            connection.execute("CREATE ROLE local_team")
+            connection.execute("CREATE ROLE local_user IN ROLE local_team")
+            connection.execute("ALTER ROLE local_user SET work_mem = '8MB'")
+        report = restore_backup(vault, manifest, other.create())
+    assert report.verdict is Verdict.PASS, report.checks
+    assert len(report.checks) == 5
+
+
+def test_a_target_of_another_encoding_is_refused(one_source: Source, vault: Vault) -> None:
+    manifest = take_backup(one_source.create(), vault, name="app")
+    target = one_source.create(options="ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
+    with pytest.raises(ConfigurationError, match="LATIN1"):
+        restore_backup(vault, manifest, target)
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        "CREATE VIEW v AS SELECT 1 AS a",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE TYPE e AS ENUM ('a')",
+        "CREATE SCHEMA s",
+        "SELECT lo_create(4712)",
+    ],
+)
+def test_whatever_a_target_holds_is_seen(one_source: Source, vault: Vault, held: str) -> None:
+    manifest = take_backup(one_source.create(), vault, name="app")
+    target = one_source.create()
+    one_source.execute(target, held)
+    with pytest.raises(TargetRefused, match="not empty"):
+        restore_backup(vault, manifest, target, settings=RestoreSettings())
+
+
+# --- scratch servers ---------------------------------------------------------------------------
+
+
+def test_a_scratch_server_is_shut_off(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSWORD", "production-secret")
+    monkeypatch.setenv("PRODUCTION_URL", "postgresql://production-secret@host/db")
+    with scratch_server(source.programs) as scratch:
+        with scratch.endpoint().connect(autocommit=True) as inside:
+
+            def ask(command: str) -> str:
+                inside.execute("CREATE TEMP TABLE IF NOT EXISTS said (line text)")
+                inside.execute("TRUNCATE said")
+                inside.execute("COPY said FROM PROGRAM " + f"'{command}'")
+                return "\n".join(row[0] for row in inside.execute("SELECT line FROM said"))
+
+            assert "production-secret" not in ask("env")
+            if os.geteuid() == 0:
+                assert ask("id -u") == "65534"
+            if any("no network" in note for note in scratch.isolation):
+                interfaces = ask("cat /proc/net/dev | tail -n +3 | cut -d: -f1")
+                assert interfaces.split() == ["lo"]
+            assert inside.execute("SHOW listen_addresses").fetchone() == ("",)
+        with pytest.raises(psycopg.OperationalError, match="password"):
+            psycopg.connect(
+                host=str(scratch.server.socket_dir), user="postgres", dbname="postgres", port=5432
+            )
+        folder = scratch.workspace.path
+    assert not folder.exists()
+
+
+def test_no_room_is_said_before_anything_starts(one_source: Source) -> None:
+    with (
+        pytest.raises(NoSpace, match="MB needed") as error,
+        scratch_server(one_source.programs, need_bytes=10**15),
+    ):
+        pass
+    assert "RESIL_WORK_DIR" in error.value.hint
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's servers run as somebody else")
+def test_a_work_folder_that_the_server_can_not_reach_is_named(
+    one_source: Source, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o700)
+    with (
+        pytest.raises(NoServer, match="can't walk into") as error,
+        scratch_server(one_source.programs, work_dir=tmp_path),
+    ):
+        pass
+    assert "RESIL_WORK_DIR" in error.value.hint
+
+
+_OWNER = """
+import sys
+from dagster_resil.postgres.programs import find_all
+from dagster_resil.postgres.scratch import scratch_server
+programs = next(p for p in find_all() if str(p.bin_dir) == sys.argv[1])
+with scratch_server(programs) as scratch:
+    print(scratch.workspace.path, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_janitor_clears_what_a_sigkill_left(one_source: Source) -> None:
+    work_dir = Path("/var/tmp") / f"resil-janitor-{secrets.token_hex(4)}"
+    work_dir.mkdir(mode=0o711)
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-c", _OWNER, str(one_source.programs.bin_dir)],
+            env={**os.environ, "RESIL_WORK_DIR": str(work_dir)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as owner:
+            assert owner.stdout is not None
+            folder = Path(owner.stdout.readline().strip())
+            assert folder.exists()
+            assert sweep(work_dir) == [], "a living owner's folder was swept"
+            owner.kill()
+        assert sweep(work_dir) == [str(folder)]
+        assert not folder.exists()
+    finally:
+        subprocess.run(["rm", "-rf", work_dir], check=True)
