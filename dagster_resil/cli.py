@@ -27,6 +27,7 @@ import dagster_resil
 from dagster_resil import logs
 from dagster_resil.errors import ConfigurationError, ResilError, TargetRefused
 from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.process import DAY_S
 from dagster_resil.progress import Progress, Step
 from dagster_resil.vault import open_vault
 from dagster_resil.vault.backups import Backups
@@ -220,9 +221,8 @@ def print_tables(tables: tuple[TableComparison, ...], *, most: int = 20) -> None
     ):
         grid.add_column(title, justify=justify)  # type: ignore[arg-type]
     for row in tables[:most]:
-        title = "large objects" if row.kind == "large_objects" else f"{row.schema_}.{row.name}"
         grid.add_row(
-            _plain(title),
+            _plain(row.title),
             "–" if row.rows_source is None else f"{row.rows_source:,}",
             "–" if row.rows_restored is None else f"{row.rows_restored:,}",
             "–" if row.bytes_source is None else size(row.bytes_source),
@@ -316,16 +316,12 @@ def prove(
             progress=progress,
         )
     if as_json:
-        document = _receipt_json(receipt)
+        document = receipt.to_json()
         document["seconds"]["backup"] = manifest.seconds["total"]
         print_json(document)
     else:
         print_receipt(receipt, with_tables=True)
     return EXIT_CODES[receipt.verdict]
-
-
-def _receipt_json(receipt: Receipt) -> dict[str, Any]:
-    return receipt.to_json()
 
 
 @cli.command()
@@ -335,7 +331,7 @@ def _receipt_json(receipt: Receipt) -> dict[str, Any]:
 @_jobs_option
 @_work_dir_option
 @click.option("--lock-timeout", type=float, default=60, show_default=True, help="Seconds.")
-@click.option("--timeout", type=float, help="The longest that it may take, in seconds.")
+@click.option("--timeout", type=float, default=DAY_S, help="Seconds.  [default: a day]")
 @click.option("--exact-text", is_flag=True, help="Compare every value by its text (slower).")
 @click.option(
     "--accept-new-source",
@@ -351,7 +347,7 @@ def backup(
     jobs: int,
     work_dir: Path | None,
     lock_timeout: float,
-    timeout: float | None,
+    timeout: float,
     exact_text: bool,
     accept_new_source: bool,
     as_json: bool,
@@ -396,7 +392,7 @@ def backup(
 @_name_option
 @_jobs_option
 @_work_dir_option
-@click.option("--timeout", type=float, help="The longest that the restore may take, in seconds.")
+@click.option("--timeout", type=float, default=DAY_S, help="Seconds.  [default: a day]")
 @_json_option
 def verify(
     backup_id: str,
@@ -404,7 +400,7 @@ def verify(
     name: str | None,
     jobs: int,
     work_dir: Path | None,
-    timeout: float | None,
+    timeout: float,
     as_json: bool,
 ) -> int:
     """Prove one backup: restore it into a scratch server and compare."""
@@ -420,7 +416,7 @@ def verify(
             progress=progress,
         )
     if as_json:
-        print_json(_receipt_json(receipt))
+        print_json(receipt.to_json())
     else:
         print_receipt(receipt)
     return EXIT_CODES[receipt.verdict]
@@ -538,10 +534,7 @@ def show(backup_id: str, vault: str, name: str | None, as_json: bool) -> int:
     for title in ("table", "rows", "bytes"):
         tables.add_column(title, justify="left" if title == "table" else "right")
     for table in sorted(manifest.tables, key=lambda table: -table.rows)[:20]:
-        title = (
-            "large objects" if table.kind == "large_objects" else f"{table.schema_}.{table.name}"
-        )
-        tables.add_row(_plain(title), f"{table.rows:,}", size(table.bytes))
+        tables.add_row(_plain(table.title), f"{table.rows:,}", size(table.bytes))
     out.print(tables)
     if len(manifest.tables) > 20:
         out.print(Text(f"… and {len(manifest.tables) - 20:,} more tables", style="dim"))
@@ -570,7 +563,7 @@ def show(backup_id: str, vault: str, name: str | None, as_json: bool) -> int:
     help="Overwrite a target that is not empty: type its name again.",
 )
 @click.option("--even-failed", is_flag=True, help="Restore a backup whose verification said FAIL.")
-@click.option("--timeout", type=float, help="The longest that the restore may take, in seconds.")
+@click.option("--timeout", type=float, default=DAY_S, help="Seconds.  [default: a day]")
 @_json_option
 def restore(
     backup_id: str,
@@ -584,7 +577,7 @@ def restore(
     no_owners: bool,
     replace: str | None,
     even_failed: bool,
-    timeout: float | None,
+    timeout: float,
     as_json: bool,
 ) -> int:
     """Restore a backup into the empty database at --to URL, and compare again."""
