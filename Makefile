@@ -16,8 +16,8 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(PYTEST_WORKERS) --maxprocesses
 .PHONY: demo dev setup
 demo: setup ## back up a database, prove the backup, catch two damaged copies
 	@$(BIN)/python -m dagster_resil.demo
-dev: setup ## Dagster's UI on http://localhost:3000, until Ctrl-C
-	@$(BIN)/python -m dagster_resil.demo.dev
+dev: setup ## Dagster's UI on http://localhost:3000, until Ctrl-C (PORT=3001 for another port)
+	@$(BIN)/python -m dagster_resil.demo.dev $(if $(PORT),--port $(PORT))
 setup: .venv/.installed ## only the set-up: .venv with the locked packages and `resil`
 	@:
 
@@ -50,6 +50,7 @@ upgrade: ## write the lock files again with the newest versions
 ##@ Clean up
 .PHONY: clean distclean help
 clean: ## remove the data of `make demo` and `make dev`
+	@if [ -L .resil/servers ]; then rm -rf "$$(readlink .resil/servers)"; fi
 	rm -rf .resil
 distclean: clean ## remove everything that git does not hold, .venv too
 	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache
@@ -70,7 +71,7 @@ LOCK = $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.
 # process would otherwise compile Dagster again.
 define install
 	if $(BIN)/python -m pip config list | grep -Eq '\.(index-url|no-index|proxy)=' || \
-		! $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps $(1); \
+		! $(BIN)/uv pip install --quiet --system-certs --compile-bytecode --python $(BIN)/python --no-deps $(1); \
 	then \
 		echo "Installing with pip instead of uv…"; \
 		$(PIP_INSTALL) --no-deps $(1); \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import os
@@ -33,6 +34,8 @@ from dagster_resil.verify.prove import verify_backup
 from dagster_resil.verify.verdict import Verdict
 
 _DAGSTER_TIMEOUT_S = 300
+_FULL_NAME = 3
+"""The place of that column in a customer's row."""
 
 console = Console(highlight=False)
 
@@ -109,7 +112,7 @@ def demonstrate(folder: Path) -> list[Proof]:
             status.update(text)
 
         def done(text: str) -> None:
-            console.print(Text("  ✓ ", "green").append(text, "default"))
+            console.print(Text("  ✓ ", "green").append(text, "default"), soft_wrap=True)
 
         begun = time.monotonic()
         tell("starting PostgreSQL and filling the database shop")
@@ -127,40 +130,40 @@ def demonstrate(folder: Path) -> list[Proof]:
                 f"Dagster materialized shop/backup, partition {partition}: taken, restored and "
                 f"compared ({time.monotonic() - begun:.1f} s)"
             )
-            proofs = [Proof("the backup", manifest, receipt, Verdict.PASS)]
+            proofs = [Proof("as taken", manifest, receipt, Verdict.PASS)]
 
             changed = _copy(laptop, manifest, "damaged-value")
             change_one_value(changed, "public", "customers", *_one_value(changed))
             found = _verify(changed, tell, "verifying a copy with one value changed")
-            proofs.append(Proof("a copy, one value changed", manifest, found, Verdict.FAIL))
-            done("a copy with one value of public.customers changed, every checksum made to fit")
+            proofs.append(Proof("one value changed", manifest, found, Verdict.FAIL))
+            done(
+                "verified a copy with one value of public.customers changed, every checksum fitting"
+            )
 
             flipped = _copy(laptop, manifest, "damaged-bit")
             flip_one_byte(flipped, "public", "orders")
             found = _verify(flipped, tell, "verifying a copy with one bit flipped")
-            proofs.append(Proof("a copy, one bit flipped", manifest, found, Verdict.FAIL))
-            done("a copy with one bit of public.orders flipped")
+            proofs.append(Proof("one bit flipped", manifest, found, Verdict.FAIL))
+            done("verified a copy with one bit of public.orders flipped")
             for copy in (changed, flipped):
                 shutil.rmtree(copy.vault, ignore_errors=True)
     return proofs
 
 
 def _one_value(backup: LocalBackup) -> tuple[bytes, bytes]:
-    """Return a value that is in a customer's row, and another for it."""
-    import gzip
-
+    """Return the first customer's row, and the same with another name in it."""
     data = gzip.decompress(backup.file(backup.table("public", "customers").parts[0]).read_bytes())
     row = data.split(b"\n", 1)[0]
-    field = max(row.split(b"\t"), key=len)
-    other = field[:-1] + (b"x" if field[-1:] != b"x" else b"y")
-    return row, row.replace(field, other, 1)
+    fields = row.split(b"\t")
+    fields[_FULL_NAME] += b" Jr"
+    return row, b"\t".join(fields)
 
 
 def print_proofs(proofs: list[Proof]) -> None:
     """Print the verdicts as a table."""
     grid = Grid(box=None, pad_edge=False)
-    for title in ("", "tables", "rows", "in the vault", "take", "restore", "compare", "verdict"):
-        grid.add_column(title, justify="left" if title in ("", "verdict") else "right")
+    for title in ("backup", "tables", "rows", "in vault", "take", "restore", "compare", "verdict"):
+        grid.add_column(title, justify="left" if title in ("backup", "verdict") else "right")
     for proof in proofs:
         seconds = proof.receipt.seconds
         colour = "green" if proof.receipt.verdict is Verdict.PASS else "bold red"
@@ -179,11 +182,8 @@ def print_proofs(proofs: list[Proof]) -> None:
     for proof in proofs:
         for check in proof.receipt.checks:
             if check.verdict is Verdict.FAIL:
-                console.print(
-                    Text(f"\n{proof.what}: ")
-                    .append(check.name, "bold")
-                    .append(f" FAIL\n  {check.summary}")
-                )
+                line = Text(f"\n{proof.what}: ").append(check.name, "bold")
+                console.print(line.append(f" FAIL\n  {check.summary}"), soft_wrap=True)
 
 
 @click.command()
@@ -206,8 +206,10 @@ def main(folder: Path) -> None:
     if all(proof.as_wanted for proof in proofs):
         console.print(
             "\nThe backup is proved; both damaged copies were refused.\n"
-            f"Look at it again:  .venv/bin/resil show --vault {(folder / 'vault').absolute().as_uri()}\n"
-            "In the UI:         make dev"
+            "Look at it again:  .venv/bin/resil show --vault "
+            f"{(folder / 'vault').absolute().as_uri()}\n"
+            "In the UI:         make dev",
+            soft_wrap=True,
         )
         return
     console.print("\nA verdict is not what it has to be: please report this.")

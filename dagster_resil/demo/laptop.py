@@ -6,6 +6,7 @@ with the process that started them.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import secrets
@@ -25,7 +26,15 @@ from dagster_resil.demo.databases import create_database, load
 from dagster_resil.errors import ConfigurationError, NoServer
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.programs import Programs, find_all
-from dagster_resil.postgres.server import Server, hand_over, reachable_programs, server_user
+from dagster_resil.postgres.scratch import sweep
+from dagster_resil.postgres.server import (
+    Server,
+    hand_over,
+    reachable_programs,
+    server_user,
+    stop_leftover,
+    walkable,
+)
 
 FOLDER = ".resil"
 DATABASES = ("shop", "empty", "hostile")
@@ -103,7 +112,7 @@ def _servers_folder(folder: Path) -> Path:
     inside = folder / "servers"
     if inside.exists():
         return inside
-    if server_user() is None or _reachable(folder):
+    if server_user() is None or walkable(folder.resolve()):
         inside.mkdir(mode=0o711)
         return inside
     mark = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
@@ -115,18 +124,6 @@ def _servers_folder(folder: Path) -> Path:
         )
     inside.symlink_to(outside)
     return inside
-
-
-def _reachable(folder: Path) -> bool:
-    return all(place.stat().st_mode & 0o001 for place in (folder, *folder.resolve().parents))
-
-
-def remove(folder: Path) -> None:
-    """Remove a laptop's data, wherever it is."""
-    servers = folder / "servers"
-    if servers.is_symlink():
-        shutil.rmtree(servers.resolve(), ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _password(folder: Path, name: str) -> str:
@@ -153,16 +150,10 @@ def _start(
         server.initialize(settings)
         whole.touch()
     server.override = {"unix_socket_directories": str(socket_dir)}
-    _clear_stale_pid(data)
+    stop_leftover(data)  # of a laptop that was killed
     server.start()
     stack.callback(server.stop, how=signal.SIGINT)
     return server
-
-
-def _clear_stale_pid(data: Path) -> None:
-    from dagster_resil.postgres.server import stop_leftover
-
-    stop_leftover(data)
 
 
 def _has_database(server: Server, name: str) -> bool:
@@ -190,6 +181,22 @@ def _fill(laptop_folder: Path, server: Server, programs: Programs, name: str) ->
 
 
 @contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a second laptop out of the same folder.
+
+    :raises ConfigurationError: there is one.
+    """
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"another make demo or make dev uses {folder}", hint="end that one first"
+            ) from None
+        yield
+
+
+@contextmanager
 def run_laptop(folder: Path, *, databases: tuple[str, ...] = DATABASES) -> Iterator[Laptop]:
     """Run the servers, with the databases filled; all of it ends when the ``with`` is left.
 
@@ -201,6 +208,7 @@ def run_laptop(folder: Path, *, databases: tuple[str, ...] = DATABASES) -> Itera
     folder.chmod(0o711)
     programs = reachable_programs(demo_programs())
     with ExitStack() as stack:
+        stack.enter_context(_alone(folder))
         source = _start(stack, folder, "source", programs, _SOURCE_SETTINGS)
         storage = _start(stack, folder, "storage", programs, _STORAGE_SETTINGS)
         if not _has_database(storage, "dagster"):
@@ -213,10 +221,15 @@ def run_laptop(folder: Path, *, databases: tuple[str, ...] = DATABASES) -> Itera
         # Without it Dagster's first page is hidden by an invitation.
         (home / ".nux").mkdir(exist_ok=True)
         (home / ".nux" / "nux.yaml").write_text("seen: 1\n")
+        # Servers that a restore has kept would outlive us: they end with the laptop.
+        work_dir = _servers_folder(folder).resolve() / "work"
+        work_dir.mkdir(mode=0o711, exist_ok=True)
+        stack.callback(sweep, work_dir, kept_too=True)
         environment = {
             "DAGSTER_HOME": str(home),
             "RESIL_DAGSTER_PG_URL": url_of(storage.endpoint("dagster"), "postgresql+psycopg2"),
             "RESIL_VAULT": (folder / "vault").as_uri(),
+            "RESIL_WORK_DIR": str(work_dir),
             **{f"{name.upper()}_URL": url_of(source.endpoint(name)) for name in DATABASES},
         }
         yield Laptop(folder, programs, source, storage, environment)
