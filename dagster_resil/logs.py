@@ -5,17 +5,29 @@ The JSON keys are those that Google Cloud Logging reads: ``severity``, ``time``,
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import re
 import sys
 import threading
+import traceback
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
+from urllib.parse import quote
 
 from pythonjsonlogger.json import JsonFormatter
 
-_URL_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s@/]+@", re.IGNORECASE)
-_KEY_PASSWORD = re.compile(r"(\bpassword\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s'\"]+)", re.IGNORECASE)
+# To the last @: in a URL typed wrongly the password holds an @ or / of its own. Digits up to the
+# path are a port.
+_URL_PASSWORD = re.compile(
+    r"(\b[a-z][a-z0-9+.-]{0,30}://[^\s:/@]*):(?!\d{1,5}(?:[/?#\s]|$))\S{0,1000}@",
+    re.IGNORECASE,
+)
+_KEY_PASSWORD = re.compile(
+    r"""((?:\b|PG)password\s*=\s*)('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s'"]+)""", re.IGNORECASE
+)
 _SHORTEST_SECRET = 4
 """Replacing every "a" of a message would hide more than it tells."""
 
@@ -26,8 +38,11 @@ _lock = threading.Lock()
 def register_secret(value: str) -> None:
     """Have a value replaced wherever it would show in a log line or an error message."""
     if len(value) >= _SHORTEST_SECRET:
+        # As it is, as in a URL, as in repr() and in libpq's "key=value" text.
+        escaped = value.replace("\\", "\\\\")
+        forms = {value, quote(value, safe=""), escaped, escaped.replace("'", "\\'")}
         with _lock:
-            _secrets.add(value)
+            _secrets.update(forms)
 
 
 def redact(text: str) -> str:
@@ -60,6 +75,7 @@ class _Json(JsonFormatter):
         message_dict: dict[str, Any],
     ) -> None:
         super().add_fields(log_data, record, message_dict)
+        # Written last: a field of the record's own must not stand in for one of these.
         log_data["time"] = (
             datetime.fromtimestamp(record.created, UTC)
             .isoformat(timespec="milliseconds")
@@ -68,8 +84,33 @@ class _Json(JsonFormatter):
         log_data["severity"] = record.levelname
         log_data["logger"] = record.name
 
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        # Before it is JSON: a quote or backslash in a secret would be escaped by then.
+        return {redact(str(key)): _redacted(value) for key, value in log_data.items()}
+
+
+def _redacted(value: object) -> object:
+    """Return a value made of JSON's own types, without passwords."""
+    if value is None or isinstance(value, int) or _is_finite(value):
+        return value
+    if isinstance(value, Mapping):
+        return {redact(str(key)): _redacted(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_redacted(item) for item in value]
+    return redact(value.isoformat() if isinstance(value, datetime) else str(value))
+
+
+def _is_finite(value: object) -> bool:
+    # JSON has no NaN and no infinity.
+    return isinstance(value, float) and math.isfinite(value)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes to a stream; what goes wrong with that is told without the record's arguments."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(redact(traceback.format_exc()))
 
 
 def configure(
@@ -82,7 +123,7 @@ def configure(
     stream = stream or sys.stderr
     if as_json is None:
         as_json = not stream.isatty()
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     handler.setFormatter(_Json("%(message)s") if as_json else _Lines("%(message)s"))
     package = logging.getLogger("dagster_resil")
     package.handlers = [handler]

@@ -18,6 +18,8 @@ DAY_S = 86_400.0
 by then hangs."""
 _TERM_GRACE_S = 5.0
 """pg_dump and pg_restore cancel their queries on TERM, which takes them a moment."""
+_KILL_GRACE_S = 1.0
+"""Without an init process the zombies of grandchildren stay, and are not worth a longer wait."""
 _POLL_S = 0.05
 _STDERR_KEPT_BYTES = 256 * 1024
 
@@ -179,9 +181,21 @@ def end_group(pgid: int, popen: subprocess.Popen[bytes] | None = None) -> None:
             if not _signal_group(pgid, 0):
                 break
             time.sleep(0.01)
-        _signal_group(pgid, signal.SIGKILL)
+        if _signal_group(pgid, signal.SIGKILL):
+            _wait_for_end(pgid, popen)
     if popen is not None:
         popen.wait()
+
+
+def _wait_for_end(pgid: int, popen: subprocess.Popen[bytes] | None) -> None:
+    """Wait for what was killed: the kernel takes a moment to end a process."""
+    deadline = time.monotonic() + _KILL_GRACE_S
+    while time.monotonic() < deadline:
+        if popen is not None:
+            popen.poll()
+        if not _signal_group(pgid, 0):
+            return
+        time.sleep(0.01)
 
 
 def _signal_group(pgid: int, number: int) -> bool:

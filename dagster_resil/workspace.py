@@ -133,7 +133,12 @@ def abandoned(work_dir: Path | None = None, *, kept_too: bool = False) -> list[P
             kept = keep_until.exists() and time.time() < float(keep_until.read_text())
             if kept and not kept_too:
                 continue
-            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                # It had one before it had its name: this is what a removal could not finish.
+                found.append(folder)
+                continue
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

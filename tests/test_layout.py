@@ -39,7 +39,9 @@ def test_the_command_line_works_without_dagster() -> None:
 
 def test_no_file_names_a_package_registry() -> None:
     root = PACKAGE.parent
-    names = re.compile(r"(py" + r"pi\.org|pythonhosted|registry\.npm" + r"js|deb\.debian)")
+    names = re.compile(
+        r"(py" + r"pi\.org|python" + r"hosted|registry\.npm" + r"js|deb\.deb" + r"ian)"
+    )
     listed = subprocess.run(
         ["git", "ls-files"], cwd=root, capture_output=True, text=True, check=False
     ).stdout.split()

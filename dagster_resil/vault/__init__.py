@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from dagster_resil.errors import ConfigurationError
+from dagster_resil.logs import redact
 from dagster_resil.vault.base import Vault
 from dagster_resil.vault.local import LocalVault
 
@@ -15,26 +17,51 @@ __all__ = ["Vault", "open_vault"]
 def open_vault(url: str) -> Vault:
     """Return the vault at a URL; nothing is read or written yet.
 
-    :param url: ``file:///path``.
+    :param url: ``file:///path``, percent-encoded where it must be.
     :raises ConfigurationError: it is no such URL.
     """
+    # urlsplit would drop control characters and so name another folder.
+    if any(ord(character) < 32 or ord(character) == 127 for character in url):
+        raise _unusable(url, "has a control character in it")
+    scheme, separator, _ = url.partition(":")
+    if scheme.lower() == "file" and separator:
+        return LocalVault(_local_path(url))
     if "://" not in url:
+        place = Path(url).expanduser().absolute() if url else Path("/srv/backups")
         raise ConfigurationError(
-            f"a vault's address is a URL, not {url!r}",
-            hint=f"use {Path(url or '.').absolute().as_uri()}",
+            f"a vault's address is a URL, not {redact(url)!r}", hint=f"use {place.as_uri()}"
         )
-    parts = urlsplit(url)
-    if parts.scheme == "file":
-        if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-            raise ConfigurationError(
-                f"{url!r} names a host or a relative path",
-                hint="use three slashes and an absolute path: file:///srv/backups",
-            )
-        return LocalVault(Path(unquote(parts.path)))
-    if parts.scheme == "gs":
+    if scheme.lower() == "gs":
         raise ConfigurationError(
             "vaults in Cloud Storage are not in this release", hint="use file:///path"
         )
     raise ConfigurationError(
-        f"a vault's address can't begin with {parts.scheme[:20]!r}", hint="use file:///path"
+        f"a vault's address can't begin with {scheme[:20]!r}",
+        hint="the schemes known are file:///path and, in a later release, gs://bucket/prefix",
     )
+
+
+def _local_path(url: str) -> Path:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise _unusable(url, "is no URL") from None
+    if parts.query or parts.fragment or url.endswith(("?", "#")):
+        raise _unusable(url, "has a ? or # in it", "write %3F for ? and %23 for #")
+    path = os.fsdecode(unquote_to_bytes(parts.path))
+    if parts.netloc not in ("", "localhost") or not path.startswith("/"):
+        # A relative path was meant, most likely; a login before a host is not repeated.
+        beginning = parts.netloc.rpartition("@")[2].removeprefix("localhost")
+        meant = Path(beginning + path).absolute()
+        raise _unusable(
+            url,
+            "names a host or a relative path",
+            f"use three slashes and an absolute path: {meant.as_uri()}",
+        )
+    if "\0" in path or not path.strip("/"):
+        raise _unusable(url, "names no folder")
+    return Path(path)
+
+
+def _unusable(url: str, why: str, hint: str = "use file:///srv/backups") -> ConfigurationError:
+    return ConfigurationError(f"the vault's address {redact(url)!r} {why}", hint=hint)

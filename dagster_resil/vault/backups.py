@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 
 _READERS = 8
 """Manifests are read several at a time: in a distant vault each costs a round trip."""
+_RECEIPT = re.compile(r"([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{6}\.json")
+_NEAREST = 3
+"""How many ids are suggested for one that is unknown."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,10 @@ class Entry:
     """A whole backup.
 
     :param verdict: that of the newest receipt that says PASS or FAIL; INCONCLUSIVE when every
-        receipt says so; None when it was never verified.
+        receipt says so, or when one newer than a PASS can't be read, since it may say FAIL; None
+        when there is no receipt that can be read.
+    :param verified_at: when that receipt, or the newest that can be read, was written.
+    :param receipts: how many there are, readable or not.
     """
 
     manifest: Manifest
@@ -59,7 +65,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Problem:
-    """A manifest or receipt that can't be read, so that what it stands for is not listed."""
+    """A manifest or receipt that can't be read.
+
+    A backup whose manifest can't be read is not listed, one with such a receipt is.
+    """
 
     backup_id: str
     message: str
@@ -74,13 +83,56 @@ class Listing:
     problems: tuple[Problem, ...]
 
 
+@dataclass(frozen=True)
+class _Found:
+    """A manifest's object: the folder that it lies in says which database it is of."""
+
+    name: str
+    backup_id: str
+
+
+@dataclass(frozen=True)
+class _Manifests:
+    """The manifests that can be read, newest first, and those that can't."""
+
+    manifests: tuple[Manifest, ...]
+    problems: tuple[Problem, ...]
+
+
 def new_backup_id(name: str, moment: datetime) -> str:
-    """Return an id that no other attempt has: ``<name>-<YYYYMMDDTHHMMSSZ>-<6 hex>``."""
+    """Return an id that no other attempt has: ``<name>-<YYYYMMDDTHHMMSSZ>-<6 hex>``.
+
+    :raises ConfigurationError: the name can't be a protected database's.
+    """
+    _check_name(name)
     return f"{name}-{moment.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
+def folder(backup_id: str) -> str:
+    """Return the beginning of the names of a backup's objects; it ends in a slash."""
+    return f"{_name_of(backup_id)}/backups/{backup_id}/"
+
+
+def manifest_name(backup_id: str) -> str:
+    """Return the name of a backup's manifest."""
+    return f"{_name_of(backup_id)}/manifests/{backup_id}.json"
+
+
+def _receipts_folder(backup_id: str) -> str:
+    return f"{_name_of(backup_id)}/receipts/{backup_id}/"
+
+
+def _is_id(text: str) -> bool:
+    # fullmatch: "$" would let a line feed through.
+    return re.fullmatch(BACKUP_ID_PATTERN.strip("^$"), text) is not None
+
+
+def _is_database_name(text: str) -> bool:
+    return re.fullmatch(NAME_PATTERN.strip("^$"), text) is not None
+
+
 def _name_of(backup_id: str) -> str:
-    if not re.match(BACKUP_ID_PATTERN, backup_id):
+    if not _is_id(backup_id):
         raise UnknownBackup(
             f"{backup_id!r} is no backup's id",
             hint="ids look like shop-20260101T000000Z-0a1b2c; list them with: resil list",
@@ -88,12 +140,12 @@ def _name_of(backup_id: str) -> str:
     return backup_id.split("-", 1)[0]
 
 
-def _folder(backup_id: str) -> str:
-    return f"{_name_of(backup_id)}/backups/{backup_id}/"
-
-
-def _manifest_name(backup_id: str) -> str:
-    return f"{_name_of(backup_id)}/manifests/{backup_id}.json"
+def _check_name(name: str) -> None:
+    if not _is_database_name(name):
+        raise ConfigurationError(
+            f"{name!r} can't be a protected database's name",
+            hint="small letters, digits and underscores, a letter first",
+        )
 
 
 class Backups:
@@ -106,17 +158,20 @@ class Backups:
 
     def put_object(self, backup_id: str, name: str, chunks: Iterable[bytes]) -> StoredObject:
         """Write an object of a backup; ``name`` is relative to the backup's folder."""
-        stored = self.vault.put(_folder(backup_id) + name, chunks)
+        stored = self.vault.put(folder(backup_id) + name, chunks)
         return stored.model_copy(update={"name": name})
 
     def open_object(self, backup_id: str, name: str) -> AbstractContextManager[Iterator[bytes]]:
         """Read an object of a backup as a stream of chunks."""
-        return self.vault.open(_folder(backup_id) + name)
+        return self.vault.open(folder(backup_id) + name)
 
     def commit(self, manifest: Manifest) -> None:
         """Write the manifest, which makes it a backup.
 
-        :raises ObjectDamaged: an object that it lists is not in the vault with that size.
+        :raises ObjectMissing: an object that it lists is not in the vault.
+        :raises ObjectDamaged: an object that it lists has another size there.
+        :raises ManifestDamaged: what would be written can't be read back as the same manifest.
+        :raises ObjectExists: the backup has a manifest.
         """
         data = json.dumps(manifest.to_json(), ensure_ascii=False, indent=1).encode()
         # What can't be read back must not be called a backup.
@@ -124,7 +179,7 @@ class Backups:
             raise ManifestDamaged(f"the manifest of {manifest.backup_id} does not survive writing")
 
         def check(item: StoredObject) -> None:
-            size = self.vault.size(_folder(manifest.backup_id) + item.name)
+            size = self.vault.size(folder(manifest.backup_id) + item.name)
             if size != item.size:
                 raise ObjectDamaged(
                     f"object {item.name} of {manifest.backup_id} has {size:,} bytes in the vault, "
@@ -134,22 +189,23 @@ class Backups:
 
         with ThreadPoolExecutor(_READERS) as pool:
             list(pool.map(check, manifest.objects))
-        self.vault.put(_manifest_name(manifest.backup_id), [data])
+        self.vault.put(manifest_name(manifest.backup_id), [data])
 
     def discard(self, backup_id: str) -> None:
-        """Remove what an attempt has written that will have no manifest."""
+        """Remove what an attempt has written, unless it has a manifest; never raise for that."""
         try:
-            self.vault.size(_manifest_name(backup_id))
-        except ObjectMissing:
-            self.vault.discard(_folder(backup_id))
-        except VaultError:
-            log.warning("can't clean up after %s", backup_id)
+            try:
+                self.vault.size(manifest_name(backup_id))
+            except ObjectMissing:
+                self.vault.discard(folder(backup_id))
+        except VaultError as error:
+            # The attempt's own failure is on its way to the user; this must not take its place.
+            log.warning("can't clean up after %s: %s", backup_id, error.message)
 
     def put_receipt(self, receipt: Receipt) -> str:
         """Write a receipt and return its object's name."""
         moment = f"{receipt.verified_at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
-        folder = f"{_name_of(receipt.backup_id)}/receipts/{receipt.backup_id}"
-        name = f"{folder}/{moment}-{secrets.token_hex(3)}.json"
+        name = f"{_receipts_folder(receipt.backup_id)}{moment}-{secrets.token_hex(3)}.json"
         data = json.dumps(receipt.to_json(), ensure_ascii=False, indent=1).encode()
         self.vault.put(name, [data])
         return name
@@ -163,120 +219,210 @@ class Backups:
         :raises ManifestTooNew: a newer release wrote it.
         :raises ManifestDamaged: it is not valid.
         """
+        if not _is_id(backup_id):
+            raise UnknownBackup(
+                f"{backup_id!r} is no backup's id", hint=self._nearest_hint(backup_id)
+            )
         try:
-            data = self.vault.read(_manifest_name(backup_id))
+            data = self.vault.read(manifest_name(backup_id))
         except ObjectMissing:
             raise UnknownBackup(
                 f"there is no backup {backup_id} in vault {self.vault.url}",
-                hint=self._like(backup_id),
+                hint=self._nearest_hint(backup_id),
             ) from None
         return parse_manifest(data, backup_id, self.vault.url)
 
-    def _like(self, backup_id: str) -> str:
-        ids = [identifier for _, identifier in self._ids(None)]
-        near = difflib.get_close_matches(backup_id, ids, n=3)
+    def _nearest_hint(self, text: str) -> str:
+        ids = sorted((found.backup_id for found in self._find(None)), reverse=True)
+        begun = [each for each in ids if text and each.startswith(text)]
+        near = begun[:_NEAREST] or difflib.get_close_matches(text, ids, n=_NEAREST)
         return ("did you mean " + " or ".join(near) + "? " if near else "") + (
             "list what there is with: resil list"
         )
 
-    def _ids(self, name: str | None) -> Iterator[tuple[str, str]]:
-        """Yield (name, backup id) of every manifest."""
-        if name is not None and not re.match(NAME_PATTERN, name):
-            raise ConfigurationError(
-                f"{name!r} can't be a protected database's name",
-                hint="small letters, digits and underscores, a letter first",
-            )
-        prefix = f"{name}/manifests/" if name else ""
-        for item in self.vault.names(prefix):
-            parts = item.split("/")
-            if (
-                len(parts) == 3
-                and parts[1] == "manifests"
-                and parts[2].startswith(parts[0] + "-")
-                and parts[2].endswith(".json")
-            ):
-                yield parts[0], parts[2].removesuffix(".json")
+    def _find(self, name: str | None) -> Iterator[_Found]:
+        """Yield every manifest's object, of one database or of all."""
+        if name is not None:
+            _check_name(name)
+        # Not one listing of everything: the archives have far more objects than this needs.
+        databases = [name] if name else filter(_is_database_name, self.vault.folders())
+        for database in databases:
+            prefix = f"{database}/manifests/"
+            for item in self.vault.names(prefix):
+                file = item.removeprefix(prefix)
+                if file.endswith(".json") and "/" not in file:
+                    yield _Found(database, file.removesuffix(".json"))
+
+    def _manifests(self, name: str | None) -> _Manifests:
+        def read(found: _Found) -> Manifest | Problem:
+            try:
+                if not _is_id(found.backup_id) or _name_of(found.backup_id) != found.name:
+                    raise ManifestDamaged(
+                        f"object {found.name}/manifests/{found.backup_id}.json in vault "
+                        f"{self.vault.url} is no backup's manifest",
+                        hint="find out who put it there, and remove it",
+                    )
+                data = self.vault.read(manifest_name(found.backup_id))
+                return parse_manifest(data, found.backup_id, self.vault.url)
+            except ResilError as error:
+                return Problem(found.backup_id, error.message, error.hint)
+
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="manifests") as pool:
+            results = list(pool.map(read, list(self._find(name))))
+        manifests = [each for each in results if isinstance(each, Manifest)]
+        manifests.sort(key=lambda each: (each.snapshot.taken_at, each.backup_id), reverse=True)
+        return _Manifests(
+            tuple(manifests), tuple(each for each in results if isinstance(each, Problem))
+        )
 
     def entries(self, name: str | None = None) -> Listing:
-        """Return every whole backup, newest first; what can't be read is named, not hidden."""
+        """Return every whole backup, newest first; what can't be read is named, not hidden.
 
-        def read(found: tuple[str, str]) -> Entry | Problem:
-            try:
-                return self._entry(self.load(found[1]))
-            except ResilError as error:
-                return Problem(found[1], error.message, error.hint)
+        A backup that has lost objects is listed: to say FAIL of it is the verification's part.
+        """
+        return self._with_verdicts(self._manifests(name))
 
-        with ThreadPoolExecutor(_READERS) as pool:
-            results = list(pool.map(read, list(self._ids(name))))
-        backups = [result for result in results if isinstance(result, Entry)]
-        backups.sort(key=lambda entry: entry.manifest.snapshot.taken_at, reverse=True)
+    def _with_verdicts(self, found: _Manifests) -> Listing:
+        receipts: dict[str, list[str]] = {}
+        for database in sorted({manifest.name for manifest in found.manifests}):
+            for item in self.vault.names(f"{database}/receipts/"):
+                parts = item.split("/")
+                if len(parts) == 4 and _RECEIPT.fullmatch(parts[3]):
+                    receipts.setdefault(parts[2], []).append(item)
+
+        def judge(manifest: Manifest) -> tuple[Entry, list[Problem]]:
+            return self._judge(manifest, receipts.get(manifest.backup_id, []))
+
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="receipts") as pool:
+            judged = list(pool.map(judge, found.manifests))
         return Listing(
-            tuple(backups), tuple(result for result in results if isinstance(result, Problem))
+            tuple(entry for entry, _ in judged),
+            found.problems + tuple(problem for _, problems in judged for problem in problems),
         )
 
-    def _entry(self, manifest: Manifest) -> Entry:
-        receipts = self.receipts(manifest.backup_id)
-        conclusive = [r for r in receipts if r.verdict is not Verdict.INCONCLUSIVE]
-        deciding = (conclusive or receipts)[-1:]
-        return Entry(
-            manifest,
-            deciding[0].verdict if deciding else None,
-            deciding[0].verified_at if deciding else None,
-            len(receipts),
-        )
+    def _judge(self, manifest: Manifest, names: Sequence[str]) -> tuple[Entry, list[Problem]]:
+        """Read a backup's receipts, the newest first, as far as a verdict takes."""
+        newest: Receipt | None = None
+        deciding: Receipt | None = None
+        problems: list[Problem] = []
+        # A receipt's name tells its second; within one, only its contents tell what is newer.
+        seconds = sorted({_second_of(name) for name in names}, reverse=True)
+        for second in seconds:
+            readable: list[Receipt] = []
+            for name in names:
+                if _second_of(name) != second:
+                    continue
+                try:
+                    readable.append(self._read_receipt(name, manifest.backup_id))
+                except ResilError as error:
+                    problems.append(Problem(manifest.backup_id, error.message, error.hint))
+            for receipt in sorted(readable, key=lambda each: each.verified_at, reverse=True):
+                newest = newest or receipt
+                if deciding is None and receipt.verdict is not Verdict.INCONCLUSIVE:
+                    deciding = receipt
+            if deciding:
+                break
+        shown = deciding or newest
+        if shown is None:
+            return Entry(manifest, None, None, len(names)), problems
+        verdict = shown.verdict
+        if problems and verdict is Verdict.PASS:
+            verdict = Verdict.INCONCLUSIVE
+        return Entry(manifest, verdict, shown.verified_at, len(names)), problems
+
+    def _read_receipt(self, name: str, backup_id: str) -> Receipt:
+        def damaged(reason: str) -> VaultError:
+            return VaultError(
+                f"receipt {name} in vault {self.vault.url} is damaged: {reason}",
+                hint=f"prove the backup again with: resil verify {backup_id}",
+            )
+
+        data = self.vault.read(name)
+        version = _format_of(data)
+        if version is not None and version > FORMAT:
+            raise VaultError(
+                f"receipt {name} in vault {self.vault.url} is of format {version}; this release "
+                f"reads up to {FORMAT}",
+                hint="upgrade dagster_resil",
+            )
+        try:
+            receipt = Receipt.model_validate_json(data, strict=True)
+        except ValidationError as error:
+            raise damaged(_first_of(error)) from None
+        if receipt.backup_id != backup_id:
+            raise damaged(f"it is of {receipt.backup_id}")
+        return receipt
 
     def receipts(self, backup_id: str) -> list[Receipt]:
-        """Return a backup's receipts, oldest first. One that can't be read counts for nothing."""
+        """Return a backup's receipts, oldest first; one that can't be read is logged."""
         found = []
-        for name in self.vault.names(f"{_name_of(backup_id)}/receipts/{backup_id}/"):
-            try:
-                receipt = Receipt.model_validate_json(self.vault.read(name))
-            except (ValidationError, VaultError) as error:
-                log.warning("receipt %s can't be read: %s", name, type(error).__name__)
+        for name in self.vault.names(_receipts_folder(backup_id)):
+            if not _RECEIPT.fullmatch(name.rpartition("/")[2]):
                 continue
-            if receipt.backup_id == backup_id and receipt.format <= FORMAT:
-                found.append(receipt)
+            try:
+                found.append(self._read_receipt(name, backup_id))
+            except VaultError as error:
+                log.warning("%s", error.message)
         return sorted(found, key=lambda receipt: receipt.verified_at)
 
     def verdict(self, backup_id: str) -> Verdict | None:
         """Return what is known of a backup; None when it was never verified."""
         return self._entry(self.load(backup_id)).verdict
 
+    def _entry(self, manifest: Manifest) -> Entry:
+        return self._with_verdicts(_Manifests((manifest,), ())).backups[0]
+
     def latest(self, name: str | None) -> Manifest:
         """Return the newest backup.
 
+        A newer one whose manifest can't be read is passed over with a warning.
+
         :raises UnknownBackup: there is none.
+        :raises ConfigurationError: no name is given and there are several.
         """
-        return self._newest(name, proved=False)
+        found = self._of_one_database(name)
+        return _chosen(found.manifests[0], found.problems)
 
     def latest_proved(self, name: str | None) -> Manifest:
         """Return the newest backup whose verdict is PASS.
 
-        :raises UnknownBackup: there is none.
-        """
-        return self._newest(name, proved=True)
+        A newer one whose manifest can't be read is passed over with a warning.
 
-    def _newest(self, name: str | None, *, proved: bool) -> Manifest:
-        entries = self.entries(name).backups
-        names = sorted({entry.manifest.name for entry in entries})
+        :raises UnknownBackup: there is none.
+        :raises ConfigurationError: no name is given and there are several.
+        """
+        found = self._of_one_database(name)
+        listing = self._with_verdicts(found)
+        for entry in listing.backups:
+            if entry.verdict is Verdict.PASS:
+                return _chosen(entry.manifest, listing.problems)
+        raise UnknownBackup(
+            f"no backup{f' of {name}' if name else ''} in vault {self.vault.url} is proved",
+            hint="prove the newest with: resil verify, or name one by its id",
+        )
+
+    def _of_one_database(self, name: str | None) -> _Manifests:
+        """Return the backups to choose from, at least one and all of one database."""
+        found = self._manifests(name)
+        names = sorted({manifest.name for manifest in found.manifests})
         if len(names) > 1:
             raise ConfigurationError(
                 f"vault {self.vault.url} holds backups of several databases: {', '.join(names)}",
                 hint="say which with --name",
             )
-        for entry in entries:
-            if not proved or entry.verdict is Verdict.PASS:
-                return entry.manifest
         of = f" of {name}" if name else ""
-        if proved and entries:
+        if not names and found.problems:
+            first = found.problems[0]
             raise UnknownBackup(
-                f"no backup{of} in vault {self.vault.url} is proved",
-                hint="prove the newest with: resil verify, or name one by its id",
+                f"no backup{of} in vault {self.vault.url} can be read, for one: {first.message}",
+                hint=first.hint,
             )
-        raise UnknownBackup(
-            f"there is no backup{of} in vault {self.vault.url}",
-            hint="take one with: resil backup URL --vault VAULT",
-        )
+        if not names:
+            raise UnknownBackup(
+                f"there is no backup{of} in vault {self.vault.url}",
+                hint="take one with: resil backup URL --vault VAULT",
+            )
+        return found
 
     def resolve(self, text: str, name: str | None) -> Manifest:
         """Return the backup that a user named: "latest", "latest-proved" or an id."""
@@ -294,26 +440,64 @@ class Backups:
 
     def for_partition(self, name: str, key: str) -> list[Entry]:
         """Return the backups of one partition, newest first."""
-        return [
-            entry
-            for entry in self.entries(name).backups
-            if entry.manifest.partition is not None and entry.manifest.partition.key == key
-        ]
+        found = self._manifests(name)
+        of_key = tuple(
+            manifest
+            for manifest in found.manifests
+            if manifest.partition is not None and manifest.partition.key == key
+        )
+        return list(self._with_verdicts(_Manifests(of_key, ())).backups)
 
     def last_source(self, name: str) -> Source | None:
-        """Return where the newest readable backup of that name came from."""
-        if not re.match(NAME_PATTERN, name):
-            return None
-        try:
-            ids = sorted((identifier for _, identifier in self._ids(name)), reverse=True)
-        except VaultError:
-            return None
-        for identifier in ids:
+        """Return where the newest readable backup of that name came from; None when none is.
+
+        :raises VaultError: the vault can't be listed, so that nobody knows.
+        """
+        ids = sorted((found.backup_id for found in self._find(name)), reverse=True)
+        for backup_id in ids:
             try:
-                return self.load(identifier).source
-            except ResilError:
-                continue
+                return self.load(backup_id).source
+            except ResilError as error:
+                log.warning("can't tell the source of %s: %s", backup_id, error.message)
         return None
+
+
+def _second_of(receipt_name: str) -> str:
+    return receipt_name.rpartition("/")[2].partition("-")[0]
+
+
+def _chosen(manifest: Manifest, problems: Iterable[Problem]) -> Manifest:
+    """Return the manifest, with a warning of what might have been chosen in its place."""
+    for problem in problems:
+        if problem.backup_id > manifest.backup_id:
+            log.warning(
+                "chose %s, although there is a newer one: %s",
+                manifest.backup_id,
+                problem.message,
+                extra={"backup_id": manifest.backup_id},
+            )
+    return manifest
+
+
+def _first_of(error: ValidationError) -> str:
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return f"it is not JSON ({first['msg'].removeprefix('Invalid JSON: ')})"
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else first["msg"]
+
+
+def _format_of(data: bytes) -> int | None:
+    """Return the format that a record says it has; None when it says none.
+
+    Read before anything else: the rest of a newer format may be unlike anything known here.
+    """
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    version = document.get("format") if isinstance(document, dict) else None
+    return version if type(version) is int else None
 
 
 def parse_manifest(data: bytes, backup_id: str, vault_url: str) -> Manifest:
@@ -329,23 +513,18 @@ def parse_manifest(data: bytes, backup_id: str, vault_url: str) -> Manifest:
             hint="bring it back from a copy of the vault, or use another backup (resil list)",
         )
 
-    try:
-        document = json.loads(data)
-    except ValueError as error:
-        raise damaged(f"it is not JSON ({error})") from None
-    version = document.get("format") if isinstance(document, dict) else None
-    if isinstance(version, int) and version > FORMAT:
+    version = _format_of(data)
+    if version is not None and version > FORMAT:
         raise ManifestTooNew(
             f"the manifest of {backup_id} is of format {version}; this release reads up to "
             f"{FORMAT}",
             hint="upgrade dagster_resil",
         )
     try:
-        manifest = Manifest.model_validate(document)
+        # Strict, as its JSON Schema is: a number in quotes is not a number.
+        manifest = Manifest.model_validate_json(data, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise damaged(f"{place}: {first['msg']}") from None
+        raise damaged(_first_of(error)) from None
     if manifest.backup_id != backup_id or manifest.name != _name_of(backup_id):
         raise damaged(f"it is that of {manifest.backup_id}")
     return manifest

@@ -47,6 +47,13 @@ class Vault(ABC):
     def names(self, prefix: str) -> Iterator[str]:
         """Yield the names that begin with ``prefix``, sorted by their bytes."""
 
+    def folders(self) -> Iterator[str]:
+        """Yield the first parts of the names that have more than one, sorted.
+
+        A vault that can ask for them overrides this, which reads every name.
+        """
+        yield from sorted({name.split("/")[0] for name in self.names("") if "/" in name})
+
     @abstractmethod
     def discard(self, prefix: str) -> None:
         """Remove what an attempt that will have no manifest has written, as far as possible.

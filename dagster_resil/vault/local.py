@@ -5,39 +5,59 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import secrets
+import stat
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dagster_resil.errors import ConfigurationError, ObjectExists, ObjectMissing, VaultError
+from dagster_resil.errors import (
+    ConfigurationError,
+    ObjectExists,
+    ObjectMissing,
+    VaultError,
+)
 from dagster_resil.vault.base import Vault
 from dagster_resil.vault.checksums import Checksums
 from dagster_resil.vault.model import StoredObject
+
+log = logging.getLogger(__name__)
 
 _INCOMING = ".incoming"
 """Where an object is until it is whole. It is in the vault, so that a link can name it."""
 _CHUNK_BYTES = 1 << 20
 _FILE_MODE = 0o640
+"""With the umask: a group may be let in to read, the world never."""
 _FOLDER_MODE = 0o750
 
 _HINTS = {
-    errno.ENOSPC: "free some space there",
+    errno.ENOSPC: "free some space there (or inodes: df -i)",
     errno.EDQUOT: "free some space there, or raise the quota",
     errno.EFBIG: "the file system or a limit (ulimit -f) does not allow files of that size",
-    errno.EACCES: "let the user that takes backups write there",
-    errno.EPERM: "let the user that takes backups write there",
-    errno.EROFS: "the file system is mounted read-only",
-    errno.ENOTDIR: "a part of the path is a file",
+    errno.EACCES: "let the user that takes backups write there, and whoever proves them read",
+    errno.EPERM: "let the user that takes backups write there, and whoever proves them read",
+    errno.EROFS: "the file system is mounted read-only: mount it for writing, or use another",
+    errno.ENOTDIR: "a part of the path is a file: correct the vault's address",
+    errno.EIO: "the disk reports errors: look at the kernel's log (dmesg)",
+    errno.EMFILE: "allow more open files (ulimit -n)",
 }
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+_ours: set[str] = set()
+"""Temporary files of this process. Over NFS a lock belongs to the process, so that this process
+would be given it again, and would lose it by closing the file a second time."""
+_ours_lock = threading.Lock()
 
 
 class LocalVault(Vault):
     """Objects are files; the write-once promise is the file system's.
 
     An object is written to a temporary file, made durable, and linked to its name, which the
-    system refuses when the name is there.
+    system refuses when the name is there. A file system without hard links is refused: writing
+    to the name itself would show half a manifest to whoever lists the vault meanwhile.
 
     :param path: the vault's folder; made with the first object.
     """
@@ -47,75 +67,91 @@ class LocalVault(Vault):
         self.url = path.as_uri()
 
     def _file(self, name: str) -> Path:
-        parts = name.split("/")
-        if "\0" in name or any(part in ("", "..") or part.startswith(".") for part in parts):
-            raise ConfigurationError(f"{name!r} can't be an object's name")
-        return self.path.joinpath(*parts)
+        if not _is_name(name):
+            raise ConfigurationError(
+                f"{name!r} can't be an object's name",
+                hint="parts between single slashes, none of them empty or beginning with a dot",
+            )
+        return self.path.joinpath(*name.split("/"))
 
-    def _failed(self, what: str, error: OSError) -> VaultError:
+    def _failed(self, what: str, error: OSError, hint: str = "") -> VaultError:
         reason = os.strerror(error.errno) if error.errno else str(error)
         return VaultError(
             f"can't {what} in vault {self.url}: {reason}",
-            hint=_HINTS.get(error.errno or 0, "look at the folder with ls -la"),
+            hint=hint or _HINTS.get(error.errno or 0, "look at the folder with ls -la"),
         )
+
+    @contextmanager
+    def _telling(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._failed(what, error) from error
 
     def put(self, name: str, chunks: Iterable[bytes]) -> StoredObject:
         """Write a new object durably, or leave nothing."""
         target = self._file(name)
+        what = f"write {name}"
+        with self._telling(what):
+            if _is_there(target):  # known before gigabytes are written for nothing
+                raise self._exists(name)
         sums = Checksums()
-        try:
-            self._make_folder(self.path / _INCOMING)
-            self._make_folder(target.parent)
-            with self._temporary() as (descriptor, temporary):
-                for chunk in chunks:
-                    sums.update(chunk)
+        with self._temporary(what) as (descriptor, temporary):
+            # What reading the caller's stream raises is not the vault's failure.
+            for chunk in chunks:
+                sums.update(chunk)
+                with self._telling(what):
                     _write_all(descriptor, chunk)
+            with self._telling(what):
                 os.fsync(descriptor)
+                self._make_folder(target.parent)
                 try:
-                    os.link(temporary, target)
+                    self._link(temporary, target, what)
                 except FileExistsError:
-                    raise ObjectExists(
-                        f"object {name} is in vault {self.url} already",
-                        hint="nothing in a vault is ever overwritten",
-                    ) from None
-            _sync_folder(target.parent)
-        except OSError as error:
-            raise self._failed(f"write {name}", error) from error
+                    raise self._exists(name) from None
+                try:
+                    _sync_folder(target.parent)
+                except OSError:
+                    target.unlink()
+                    raise
         return StoredObject(name=name, size=sums.size, crc32c=sums.crc32c, sha256=sums.sha256)
 
+    def _exists(self, name: str) -> ObjectExists:
+        return ObjectExists(
+            f"object {name} is in vault {self.url} already",
+            hint="nothing in a vault is ever overwritten",
+        )
+
+    def _link(self, temporary: Path, target: Path, what: str) -> None:
+        try:
+            os.link(temporary, target)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            raise self._failed(
+                what,
+                error,
+                "a vault needs a file system with hard links, which FAT and some network "
+                "shares are not: use another",
+            ) from error
+
     @contextmanager
-    def _temporary(self) -> Iterator[tuple[int, Path]]:
+    def _temporary(self, what: str) -> Iterator[tuple[int, Path]]:
         """Make a temporary file that is gone at the end; its writer holds a lock on it."""
         incoming = self.path / _INCOMING
-        self._sweep(incoming)
-        temporary = incoming / f"{os.getpid()}-{secrets.token_hex(8)}"
-        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC)
+        with self._telling(what):
+            self._make_folder(incoming)
+            _sweep(incoming)
+            descriptor, temporary = _new_locked_file(incoming)
         try:
-            os.fchmod(descriptor, _FILE_MODE)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield descriptor, temporary
         finally:
+            # Unlocked last: what the janitor finds unlocked is a dead writer's.
             with contextlib.suppress(OSError):
                 temporary.unlink()
-            os.close(descriptor)
-
-    @staticmethod
-    def _sweep(incoming: Path) -> None:
-        """Remove what writers that were killed have left: a file that nobody holds a lock on.
-
-        A file as young as a minute may be one whose writer has not come to lock it yet.
-        """
-        now = _now()
-        for file in incoming.iterdir():
             with contextlib.suppress(OSError):
-                if now - file.stat().st_mtime < 60:
-                    continue
-                descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    file.unlink()
-                finally:
-                    os.close(descriptor)
+                os.close(descriptor)
+            _forget(temporary)
 
     @staticmethod
     def _make_folder(folder: Path) -> None:
@@ -132,89 +168,200 @@ class LocalVault(Vault):
     @contextmanager
     def open(self, name: str) -> Iterator[Iterator[bytes]]:
         """Read an object as a stream of chunks."""
+        what = f"read {name}"
         try:
             file = self._file(name).open("rb")
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise ObjectMissing(
-                f"there is no object {name} in vault {self.url}",
-                hint="list what there is with: resil list",
-            ) from None
+            raise self._missing(name) from None
         except OSError as error:
-            raise self._failed(f"read {name}", error) from error
+            raise self._failed(what, error) from error
 
         def chunks() -> Iterator[bytes]:
-            try:
-                while chunk := file.read(_CHUNK_BYTES):
-                    yield chunk
-            except OSError as error:
-                raise self._failed(f"read {name}", error) from error
+            while True:
+                with self._telling(what):
+                    chunk = file.read(_CHUNK_BYTES)
+                if not chunk:
+                    return
+                yield chunk
 
         with file:
             yield chunks()
 
+    def _missing(self, name: str) -> ObjectMissing:
+        return ObjectMissing(
+            f"there is no object {name} in vault {self.url}",
+            hint="list what there is with: resil list",
+        )
+
     def size(self, name: str) -> int:
         """Return an object's size in bytes."""
         try:
-            return self._file(name).stat().st_size
+            status = self._file(name).stat()
         except (FileNotFoundError, NotADirectoryError):
-            raise ObjectMissing(f"there is no object {name} in vault {self.url}") from None
+            raise self._missing(name) from None
         except OSError as error:
             raise self._failed(f"look at {name}", error) from error
+        if not stat.S_ISREG(status.st_mode):
+            raise self._missing(name)
+        return status.st_size
 
     def names(self, prefix: str) -> Iterator[str]:
-        """Yield the names that begin with ``prefix``, sorted by their bytes."""
-        if not self.path.is_dir():
+        """Yield the names that begin with ``prefix``, sorted by their bytes.
+
+        :raises VaultError: there is no vault, or a folder in it can't be read.
+        """
+        folder, _, begins = prefix.rpartition("/")
+        start = self._file(folder) if folder else self.path
+        if prefix.startswith("/") or "\0" in prefix:
+            raise ConfigurationError(f"{prefix!r} can't be the beginning of an object's name")
+        self._check_there()
+        found = []
+
+        def unreadable(error: OSError) -> None:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                raise self._failed(f"list {prefix or 'everything'}", error)
+
+        for place, folders, files in os.walk(start, onerror=unreadable):
+            if Path(place) == start:
+                folders[:] = [name for name in folders if name.startswith(begins)]
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for file in files:
+                name = (Path(place) / file).relative_to(self.path).as_posix()
+                if name.startswith(prefix) and _is_name(name):
+                    found.append(name)
+        yield from sorted(found, key=os.fsencode)
+
+    def folders(self) -> Iterator[str]:
+        """Yield the first parts of the names that have more than one, sorted."""
+        self._check_there()
+        with self._telling("list everything"), os.scandir(self.path) as entries:
+            found = [e.name for e in entries if e.is_dir() and _is_name(e.name)]
+        yield from sorted(found, key=os.fsencode)
+
+    def _check_there(self) -> None:
+        try:
+            is_folder = stat.S_ISDIR(self.path.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            is_folder = False
+        except OSError as error:
+            raise self._failed("look", error) from error
+        if not is_folder:
             raise VaultError(
                 f"there is no vault at {self.url}",
                 hint="check the path; the first backup makes the folder",
             )
-        start = self.path.joinpath(*prefix.split("/")[:-1])
-        found = []
-
-        def unreadable(error: OSError) -> None:
-            if error.errno != errno.ENOENT:
-                raise self._failed(f"list {prefix or 'everything'}", error)
-
-        for folder, folders, files in os.walk(start, onerror=unreadable):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            for file in files:
-                name = (Path(folder) / file).relative_to(self.path).as_posix()
-                if not file.startswith(".") and name.startswith(prefix):
-                    found.append(name)
-        yield from sorted(found, key=os.fsencode)
 
     def discard(self, prefix: str) -> None:
-        """Remove every object whose name begins with ``prefix``, and folders left empty."""
-        if not self.path.is_dir():
-            return
-        folders = set()
+        """Remove what an attempt that will have no manifest has written.
+
+        :param prefix: the beginning of names inside one backup's folder.
+        :raises VaultError: that backup has a manifest, or the prefix reaches further than one
+            backup; nothing is removed.
+        """
+        parts = prefix.split("/")
+        if len(parts) < 4 or parts[1] != "backups":
+            raise VaultError(
+                f"refusing to remove {prefix!r} from vault {self.url}: it is more than one backup",
+                hint="name one backup's folder: <name>/backups/<backup id>/",
+            )
+        with self._telling(f"remove {prefix}"):
+            if _is_there(self._file(f"{parts[0]}/manifests/{parts[2]}.json")):
+                raise VaultError(
+                    f"refusing to remove {prefix!r} from vault {self.url}: it is a whole backup",
+                    hint="what has a manifest is removed by retention alone",
+                )
+            if not self.path.is_dir():
+                return
+        left = 0
+        start = self._file(prefix.rpartition("/")[0])
+        folders = {start}
         for name in self.names(prefix):
             file = self._file(name)
-            folders.add(file.parent)
-            with contextlib.suppress(OSError):
-                file.unlink()
+            folders.update(parent for parent in file.parents if parent.is_relative_to(start))
+            try:
+                file.unlink(missing_ok=True)
+            except OSError:
+                left += 1
+        # Deepest first. The folders above stay: another attempt may be about to use them.
         for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
-            place = folder
             with contextlib.suppress(OSError):
-                while place != self.path:
-                    place.rmdir()
-                    place = place.parent
+                folder.rmdir()
+        if left:
+            log.warning("could not remove %d objects below %s in vault %s", left, prefix, self.url)
 
     def check_writable(self) -> None:
-        """Write and remove a small file."""
+        """Write, link and remove a small file."""
+        with self._temporary("write") as (descriptor, temporary), self._telling("write"):
+            _write_all(descriptor, b"resil")
+            os.fsync(descriptor)
+            linked = temporary.with_name(f"{temporary.name}-link")
+            try:
+                self._link(temporary, linked, "write")
+            finally:
+                linked.unlink(missing_ok=True)
+
+
+def _is_name(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in name and all(part and part[0] != "." for part in name.split("/"))
+
+
+def _is_there(file: Path) -> bool:
+    """Tell whether there is anything; not being allowed to look is an OSError, not a no."""
+    try:
+        file.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _new_locked_file(incoming: Path) -> tuple[int, Path]:
+    while True:
+        temporary = incoming / f"{os.getpid()}-{secrets.token_hex(8)}"
+        with _ours_lock:
+            _ours.add(temporary.name)
+        descriptor = -1
         try:
-            self._make_folder(self.path / _INCOMING)
-            with self._temporary() as (descriptor, _):
-                _write_all(descriptor, b"resil")
-                os.fsync(descriptor)
-        except OSError as error:
-            raise self._failed("write", error) from error
+            descriptor = os.open(
+                temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, _FILE_MODE
+            )
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return descriptor, temporary
+            # Another process's janitor was here before the lock was: make another.
+            os.close(descriptor)
+            _forget(temporary)
+        except BaseException:
+            if descriptor >= 0:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+            _forget(temporary)
+            raise
 
 
-def _now() -> float:
-    import time
+def _forget(temporary: Path) -> None:
+    with _ours_lock:
+        _ours.discard(temporary.name)
 
-    return time.time()
+
+def _sweep(incoming: Path) -> None:
+    """Remove what writers that were killed have left: files that nobody holds a lock on."""
+    for file in incoming.iterdir():
+        with _ours_lock:
+            if file.name in _ours:
+                continue
+        with contextlib.suppress(OSError):
+            descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -224,7 +371,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

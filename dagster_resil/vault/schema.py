@@ -20,7 +20,7 @@ def schema_text(model: type[Record]) -> str:
     """Return a model's JSON Schema (draft 2020-12) as the file holds it."""
     document = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **model.model_json_schema(by_alias=True, mode="serialization"),
+        **model.model_json_schema(by_alias=True, mode="validation"),
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
