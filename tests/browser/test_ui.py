@@ -210,8 +210,7 @@ def test_the_ui_from_a_backup_to_a_red_check(ui: Ui, page: Any) -> None:
         f"{ui.url}/locations/dagster_resil/jobs/shop_restore/playground",
         wait_until="domcontentloaded",
     )
-    page.get_by_placeholder("Partition").fill(key)
-    page.get_by_text(key, exact=True).first.click()
+    _choose_partition(page, key)
     _shoot(page, "launchpad")
     page.get_by_role("button", name="Launch Run").first.click()
     run = ui.wait_for_run("shop_restore")
@@ -246,6 +245,22 @@ def test_the_ui_from_a_backup_to_a_red_check(ui: Ui, page: Any) -> None:
     [alert] = ui.alerts
     assert alert["title"] == f"FAIL: shop/backup of {key}, contents_match"
     assert "public.customers: contents differ" in alert["message"]
+
+
+def _choose_partition(page: Any, key: str) -> None:
+    """Choose a partition in the Launchpad; its list is empty until the page has loaded it."""
+    for attempt in range(6):
+        page.get_by_placeholder("Partition").fill(key)
+        suggestion = page.get_by_text(key, exact=True).first
+        try:
+            suggestion.wait_for(timeout=8_000)
+        except Exception:  # noqa: BLE001 - playwright's own time-out; the last one is raised
+            if attempt == 5:
+                raise
+            page.reload(wait_until="domcontentloaded")
+            continue
+        suggestion.click()
+        return
 
 
 def _first_row(ui: Ui, manifest: Any) -> tuple[bytes, bytes]:
