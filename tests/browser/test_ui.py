@@ -254,7 +254,7 @@ def _choose_partition(page: Any, key: str) -> None:
         suggestion = page.get_by_text(key, exact=True).first
         try:
             suggestion.wait_for(timeout=8_000)
-        except Exception:  # noqa: BLE001 - playwright's own time-out; the last one is raised
+        except Exception:
             if attempt == 5:
                 raise
             page.reload(wait_until="domcontentloaded")
