@@ -8,14 +8,15 @@ import signal
 import socket
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
 import click
 
 from dagster_resil import logs
-from dagster_resil.demo.laptop import FOLDER, run_laptop, workspace_file
+from dagster_resil.demo.laptop import FOLDER, Laptop, run_laptop, workspace_file
 from dagster_resil.errors import ConfigurationError, ResilError
 from dagster_resil.process import Child
 
@@ -57,47 +58,63 @@ def develop(folder: Path, port: int) -> None:
             hint="end what uses it, or: make dev PORT=3001",
         )
     click.echo("starting two PostgreSQL servers and filling the demo's databases …", err=True)
-    with run_laptop(folder) as laptop, ExitStack() as stack:
-        environment = {**os.environ, **laptop.environment}
-        workspace = str(workspace_file())
-        programs = {
-            "webserver": ["dagster_webserver", "-h", "127.0.0.1", "-p", str(port)],
-            "daemon": ["dagster._daemon", "run"],
-        }
-        children = {
-            name: stack.enter_context(
-                Child(
-                    [sys.executable, "-m", *words, "-w", workspace],
-                    env=environment,
-                    cwd=laptop.folder,
-                    name=name,
-                )
-            )
-            for name, words in programs.items()
-        }
+    with run_laptop(folder) as laptop:
         click.echo("starting Dagster …", err=True)
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        told = False
-        while True:
-            for name, child in children.items():
-                if child.poll() is not None:
-                    raise ResilError(
-                        f"Dagster's {name} ended: {child.errors().strip()[-1500:]}",
-                        hint="the lines above are its own words; make clean begins anew",
-                    )
-            if not told and _answers(port):
-                told = True
-                click.echo(
-                    f"\nDagster is at http://localhost:{port}  (Ctrl-C ends it; the data stays in "
-                    f"{folder}, make clean removes it)",
-                    err=True,
+        with run_dagster(laptop, port) as check:
+            click.echo(
+                f"\nDagster is at http://localhost:{port}  (Ctrl-C ends it; the data stays in "
+                f"{folder}, make clean removes it)",
+                err=True,
+            )
+            while True:
+                check()
+                time.sleep(0.3)
+
+
+@contextmanager
+def run_dagster(
+    laptop: Laptop, port: int, environment: Mapping[str, str] | None = None
+) -> Iterator[Callable[[], None]]:
+    """Run Dagster's webserver, which answers when the ``with`` begins, and its daemon.
+
+    The daemon starts when the webserver answers, which has made the tables of a new storage by
+    then: two that make them at a time get in each other's way.
+
+    :param environment: variables besides the laptop's own.
+    :return: what raises when one of the two has ended.
+    :raises ResilError: one of them ended; its words are in the message.
+    """
+    environment = {**os.environ, **laptop.environment, **(environment or {})}
+    running: dict[str, Child] = {}
+
+    def check() -> None:
+        for name, child in running.items():
+            if child.poll() is not None:
+                raise ResilError(
+                    f"Dagster's {name} ended: {child.errors().strip()[-1500:]}",
+                    hint="the lines above are its own words; make clean begins anew",
                 )
-            if not told and time.monotonic() > deadline:
+
+    with ExitStack() as stack:
+
+        def start(name: str, *words: str) -> None:
+            command = [sys.executable, "-m", *words, "-w", str(workspace_file())]
+            running[name] = stack.enter_context(
+                Child(command, env=environment, cwd=laptop.folder, name=name)
+            )
+
+        start("webserver", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port))
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while not _answers(port):
+            check()
+            if time.monotonic() > deadline:
                 raise ResilError(
                     f"Dagster did not answer within {_START_TIMEOUT_S} s",
-                    hint=f"its words: {children['webserver'].errors().strip()[-1500:]}",
+                    hint=f"its words: {running['webserver'].errors().strip()[-1500:]}",
                 )
             time.sleep(0.3)
+        start("daemon", "dagster._daemon", "run")
+        yield check
 
 
 @click.command()

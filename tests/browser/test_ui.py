@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import socket
-import sys
 import threading
 import time
 import urllib.request
@@ -19,8 +18,8 @@ from typing import Any
 import pytest
 
 from dagster_resil.demo.damage import LocalBackup, change_one_value
-from dagster_resil.demo.laptop import Laptop, run_laptop, workspace_file
-from dagster_resil.process import Child
+from dagster_resil.demo.dev import run_dagster
+from dagster_resil.demo.laptop import Laptop, run_laptop
 from dagster_resil.vault import open_vault
 from dagster_resil.vault.backups import Backups
 
@@ -98,33 +97,13 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     port = _free_port()
     try:
         with run_laptop(folder, databases=("shop",)) as laptop:
-            environment = {
-                **os.environ,
-                **laptop.environment,
-                "RESIL_ALERT_URLS": f"json://127.0.0.1:{hook.server_port}",
-            }
-            python = [sys.executable, "-m"]
-            words = ["-w", str(workspace_file())]
-            with (
-                Child(
-                    [*python, "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), *words],
-                    env=environment,
-                    cwd=folder,
-                ) as webserver,
-                Child(
-                    [*python, "dagster._daemon", "run", *words], env=environment, cwd=folder
-                ) as daemon,
-            ):
+            alerts = {"RESIL_ALERT_URLS": f"json://127.0.0.1:{hook.server_port}"}
+            with run_dagster(laptop, port, alerts) as check:
                 found = Ui(laptop, f"http://127.0.0.1:{port}", received)
                 deadline = time.monotonic() + 120
-                while True:
-                    assert webserver.poll() is None, webserver.errors()
-                    assert daemon.poll() is None, daemon.errors()
-                    try:
-                        if found.graphql("{ assetNodes { id } }")["assetNodes"]:
-                            break
-                    except OSError:
-                        assert time.monotonic() < deadline, webserver.errors()
+                while not found.graphql("{ assetNodes { id } }")["assetNodes"]:
+                    check()
+                    assert time.monotonic() < deadline
                     time.sleep(0.5)
                 yield found
     finally:
