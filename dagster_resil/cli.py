@@ -42,8 +42,11 @@ out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
 
 
-class Stopped(BaseException):
-    """A signal asked us to end; every ``finally`` runs on the way out."""
+class Stopped(KeyboardInterrupt):
+    """A signal asked us to end; every ``finally`` runs on the way out.
+
+    It is an interrupt because psycopg cancels a running query on those.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -677,10 +680,21 @@ def _stop(number: int, frame: Any) -> NoReturn:
     raise Stopped(number)
 
 
+def _unraisable(problem: sys.UnraisableHookArgs) -> None:
+    """Ask again when the stop was raised where Python drops what is raised (in a finalizer)."""
+    if isinstance(problem.exc_value, Stopped):
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+        number = problem.exc_value.number
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        sys.__unraisablehook__(problem)
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the documented code."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
+    sys.unraisablehook = _unraisable
     words = sys.argv[1:] if arguments is None else arguments
     sys.exit(run(words, as_json="--json" in words))
 
@@ -705,10 +719,9 @@ def run(words: list[str], *, as_json: bool) -> int:
         )
     except click.exceptions.Exit as error:
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return _fail({"code": "interrupted", "message": "interrupted", "hint": ""}, 4, as_json)
-    except Stopped as error:
-        name = signal.Signals(error.number).name
+    except (click.Abort, KeyboardInterrupt) as error:
+        stop = error if isinstance(error, Stopped) else error.__cause__
+        name = signal.Signals(stop.number).name if isinstance(stop, Stopped) else "an interrupt"
         return _fail(
             {"code": "stopped", "message": f"stopped by {name}", "hint": "nothing is left behind"},
             UNEXPECTED,

@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
+from typing import Any
 
 DAY_S = 86_400.0
 """The longest that dumping or restoring may take where nobody says otherwise: what has not ended
@@ -22,6 +24,47 @@ _KILL_GRACE_S = 1.0
 """Without an init process the zombies of grandchildren stay, and are not worth a longer wait."""
 _POLL_S = 0.05
 _STDERR_KEPT_BYTES = 256 * 1024
+
+
+class HeldSignals:
+    """Holds back what the handlers of SIGINT, SIGTERM and SIGHUP raise until its ``with`` is left.
+
+    An exception that a handler raises between two instructions of :mod:`subprocess` loses a child
+    that has just been started, or leaves its lock taken, on which the next wait stands for ever.
+    Handlers run in the main thread alone; in another one there is nothing to hold.
+    """
+
+    def __init__(self) -> None:
+        self._holding = True
+        self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+        self._arrived: list[int] = []
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                self._handlers[number] = handler
+                signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._holding:
+            self._arrived.append(number)
+        else:  # it came while the handlers were being put back
+            self._handlers[number](number, frame)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._holding = False
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        for number in self._arrived[:1]:
+            signal.raise_signal(number)
 
 
 class ProcessTimeout(Exception):
@@ -82,21 +125,23 @@ class Child:
         if self._stdin is not None and stdin is not None:
             self._stdin.write(stdin.encode())
             self._stdin.seek(0)
+        self._popen: subprocess.Popen[bytes] | None = None
         try:
-            self._popen = subprocess.Popen(  # noqa: S603 - the callers build argv, no shell
-                [os.fspath(part) for part in argv],
-                stdin=self._stdin or subprocess.DEVNULL,
-                stdout=self._stdout,
-                stderr=self._stderr,
-                env=None if env is None else dict(env),
-                cwd=cwd,
-                start_new_session=True,
-                user=user,
-                group=user,
-                extra_groups=None if user is None else [],
-            )
+            with HeldSignals():
+                self._popen = subprocess.Popen(  # noqa: S603 - the callers build argv, no shell
+                    [os.fspath(part) for part in argv],
+                    stdin=self._stdin or subprocess.DEVNULL,
+                    stdout=self._stdout,
+                    stderr=self._stderr,
+                    env=None if env is None else dict(env),
+                    cwd=cwd,
+                    start_new_session=True,
+                    user=user,
+                    group=user,
+                    extra_groups=None if user is None else [],
+                )
         except BaseException:
-            self._close()
+            self.stop()
             raise
         self.pid = self._popen.pid
 
@@ -113,7 +158,7 @@ class Child:
 
     def poll(self) -> int | None:
         """Return its exit status, or None while it runs."""
-        return self._popen.poll()
+        return None if self._popen is None else _poll(self._popen)
 
     def wait(
         self, *, timeout_s: float | None = None, watch: Callable[[], None] | None = None
@@ -123,15 +168,20 @@ class Child:
         :param watch: called some twenty times a second; what it raises ends the wait.
         :raises ProcessTimeout: it took longer than ``timeout_s``.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._popen.wait(_POLL_S)
-                return Completed(self.program, self._popen.returncode, self.output(), self.errors())
-            if watch is not None:
+        begun = time.monotonic()
+        watched = begun
+        pause_s = 0.001
+        while (returncode := self.poll()) is None:
+            # Short at first, so that a program that ends at once is not waited for.
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _POLL_S)
+            now = time.monotonic()
+            if watch is not None and now - watched >= _POLL_S:
                 watch()
-            if deadline is not None and time.monotonic() > deadline:
+                watched = now
+            if timeout_s is not None and now - begun > timeout_s:
                 raise ProcessTimeout(f"{self.program} did not end within {timeout_s:g} s")
+        return Completed(self.program, returncode, self.output(), self.errors())
 
     def output(self) -> str:
         """Return what it wrote to stdout so far."""
@@ -147,8 +197,8 @@ class Child:
 
     def stop(self) -> None:
         """End the whole group: TERM, a moment to clean up, KILL."""
-        if not self._leave:
-            end_group(self.pid, self._popen)
+        if self._popen is not None and not self._leave:
+            end_group(self._popen.pid, self._popen)
         self._close()
 
     def _close(self) -> None:
@@ -177,14 +227,19 @@ def end_group(pgid: int, popen: subprocess.Popen[bytes] | None = None) -> None:
         deadline = time.monotonic() + _TERM_GRACE_S
         while time.monotonic() < deadline:
             if popen is not None:
-                popen.poll()  # a dead child that nobody reaped would keep the group alive
+                _poll(popen)  # a dead child that nobody reaped would keep the group alive
             if not _signal_group(pgid, 0):
                 break
             time.sleep(0.01)
         if _signal_group(pgid, signal.SIGKILL):
             _wait_for_end(pgid, popen)
-    if popen is not None:
-        popen.wait()
+    while popen is not None and _poll(popen) is None:
+        time.sleep(0.01)
+
+
+def _poll(popen: subprocess.Popen[bytes]) -> int | None:
+    with HeldSignals():
+        return popen.poll()
 
 
 def _wait_for_end(pgid: int, popen: subprocess.Popen[bytes] | None) -> None:
@@ -192,7 +247,7 @@ def _wait_for_end(pgid: int, popen: subprocess.Popen[bytes] | None) -> None:
     deadline = time.monotonic() + _KILL_GRACE_S
     while time.monotonic() < deadline:
         if popen is not None:
-            popen.poll()
+            _poll(popen)
         if not _signal_group(pgid, 0):
             return
         time.sleep(0.01)

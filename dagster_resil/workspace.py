@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -72,20 +73,28 @@ class Workspace:
         self._kept = False
 
     def __enter__(self) -> Workspace:
-        # The lock is taken before the folder gets the name that the janitor looks for.
-        making = Path(tempfile.mkdtemp(prefix="new-", dir=self._root))
-        self._lock = os.open(making / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self.path = self._root / (_JOB_PREFIX + making.name.removeprefix("new-"))
-        making.rename(self.path)
-        if os.geteuid() == 0:
-            self.path.chmod(0o711)
-        self.socket_dir = self.path / "socket"
-        if len(os.fsencode(self.socket_dir)) > _SOCKET_PATH_MAX_BYTES:
-            self.socket_dir = Path(tempfile.mkdtemp(prefix="resil-", dir="/tmp"))
-            (self.path / _SOCKET_DIR).write_text(str(self.socket_dir))
-        else:
+        # The names are known before anything has them: whatever is raised in between, and a
+        # signal's handler may raise anywhere, what was made is found and removed.
+        mark = secrets.token_hex(6)
+        making = self._root / f"new-{mark}"
+        self.path = self._root / f"{_JOB_PREFIX}{mark}"
+        try:
+            # The lock is taken before the folder gets the name that the janitor looks for.
+            making.mkdir(mode=0o700)
+            self._lock = os.open(making / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            making.rename(self.path)
+            if os.geteuid() == 0:
+                self.path.chmod(0o711)
+            self.socket_dir = self.path / "socket"
+            if len(os.fsencode(self.socket_dir)) > _SOCKET_PATH_MAX_BYTES:
+                self.socket_dir = Path("/tmp") / f"resil-{mark}"  # noqa: S108 - mode 700
+                (self.path / _SOCKET_DIR).write_text(str(self.socket_dir))
             self.socket_dir.mkdir(mode=0o700)
+        except BaseException:
+            shutil.rmtree(making, ignore_errors=True)
+            _remove(self.path)
+            raise
         return self
 
     def __exit__(

@@ -6,15 +6,20 @@ import io
 import json
 import logging
 import os
+import pkgutil
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dagster_resil import logs
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.process import Child, ProcessTimeout, run
+from dagster_resil.workspace import Workspace, work_root
 
 
 def test_output_and_errors_are_kept() -> None:
@@ -49,6 +54,73 @@ def test_a_group_is_gone_in_every_ending(tmp_path: Path, stubborn: bool) -> None
         run(["sh", "-c", script], timeout_s=0.5)
     assert not _alive(int(file.read_text()))
     assert time.monotonic() - begun < 20
+
+
+def test_an_interrupt_does_not_lose_a_child_that_has_just_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    real = subprocess.Popen
+
+    def popen(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(real(*words, **options))
+        os.kill(os.getpid(), signal.SIGINT)
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    with pytest.raises(KeyboardInterrupt):
+        Child(["sleep", "60"])
+    with pytest.raises(ProcessLookupError):
+        os.killpg(started[0].pid, 0)
+
+
+def test_an_interrupt_does_not_leave_a_child_waited_for_for_ever() -> None:
+    class Lock:
+        """subprocess's own lock, with an interrupt just after it is taken."""
+
+        def __init__(self, lock: Any) -> None:
+            self.lock = lock
+            self.interrupts = 1
+
+        def acquire(self, blocking: bool = True) -> bool:
+            taken: bool = self.lock.acquire(blocking)
+            if self.interrupts:
+                self.interrupts -= 1
+                os.kill(os.getpid(), signal.SIGINT)
+            return taken
+
+        def release(self) -> None:
+            self.lock.release()
+
+    begun = time.monotonic()
+    with Child(["sleep", "60"]) as child:
+        child._popen._waitpid_lock = Lock(child._popen._waitpid_lock)  # type: ignore[union-attr]
+        with pytest.raises(KeyboardInterrupt):
+            child.wait()
+    assert time.monotonic() - begun < 20
+    with pytest.raises(ProcessLookupError):
+        os.killpg(child.pid, 0)
+
+
+@pytest.mark.parametrize(
+    "call", ["pathlib.Path.mkdir", "os.open", "fcntl.flock", "pathlib.Path.rename"]
+)
+def test_an_interrupt_leaves_no_half_made_work_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    workspace = Workspace(tmp_path)
+    module, _, name = call.rpartition(".")
+    real = getattr(pkgutil.resolve_name(module), name)
+
+    def interrupted(*words: Any, **options: Any) -> Any:
+        monkeypatch.undo()  # once
+        real(*words, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(call, interrupted)
+    with pytest.raises(KeyboardInterrupt), workspace:
+        pass
+    assert list(work_root(tmp_path).iterdir()) == []
 
 
 def test_watching_can_end_a_child() -> None:

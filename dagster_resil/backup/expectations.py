@@ -60,8 +60,12 @@ class ExpectationReader:
         ]
 
     def __enter__(self) -> ExpectationReader:
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     def __exit__(
@@ -71,13 +75,18 @@ class ExpectationReader:
         trace: TracebackType | None,
     ) -> None:
         self._stop.set()
-        if error is not None:
-            with self._lock:
-                for connection in self._open:
-                    with contextlib.suppress(Exception):
-                        connection.cancel_safe(timeout=5)
         for thread in self._threads:
-            thread.join()
+            # Again and again: a request to cancel does nothing to a session between two queries.
+            while thread.ident is not None and thread.is_alive():
+                if error is not None:
+                    self._cancel()
+                thread.join(0.2)
+
+    def _cancel(self) -> None:
+        with self._lock:
+            for connection in self._open:
+                with contextlib.suppress(Exception):
+                    connection.cancel_safe(timeout=5)
 
     def check(self) -> None:
         """Raise what made a reader fail, if one did."""

