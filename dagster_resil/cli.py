@@ -27,7 +27,7 @@ import dagster_resil
 from dagster_resil import logs
 from dagster_resil.errors import ConfigurationError, ResilError, TargetRefused
 from dagster_resil.postgres.connection import Endpoint
-from dagster_resil.process import DAY_S
+from dagster_resil.process import DAY_S, on_stop
 from dagster_resil.progress import Progress, Step
 from dagster_resil.vault import open_vault
 from dagster_resil.vault.backups import Backups
@@ -692,8 +692,7 @@ def _unraisable(problem: sys.UnraisableHookArgs) -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the documented code."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)
+    on_stop(_stop)
     sys.unraisablehook = _unraisable
     words = sys.argv[1:] if arguments is None else arguments
     sys.exit(run(words, as_json="--json" in words))

@@ -26,6 +26,17 @@ _POLL_S = 0.05
 _STDERR_KEPT_BYTES = 256 * 1024
 
 
+def on_stop(handler: Callable[[int, FrameType | None], Any]) -> None:
+    """Have SIGINT, SIGTERM and SIGHUP handled, but for those that our caller has us ignore.
+
+    That is what nohup does with SIGHUP, and a shell without job control with SIGINT for what it
+    starts in the background.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
 class HeldSignals:
     """Holds back what the handlers of SIGINT, SIGTERM and SIGHUP raise until its ``with`` is left.
 

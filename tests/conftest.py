@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,14 @@ from dagster_resil.postgres.server import Server, reachable_programs
 from dagster_resil.vault import open_vault
 from dagster_resil.vault.base import Vault
 from dagster_resil.workspace import Workspace
+
+# A shell without job control has what it starts in the background ignore SIGINT, and children
+# inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+for _number in (signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
 
 _SETTINGS = {
     "fsync": "off",

@@ -102,6 +102,16 @@ def test_an_interrupt_does_not_leave_a_child_waited_for_for_ever() -> None:
         os.killpg(child.pid, 0)
 
 
+def test_a_signal_that_nohup_holds_off_stays_held_off() -> None:
+    script = (
+        "import os, signal; from dagster_resil.process import on_stop; "
+        "on_stop(lambda number, frame: print(number, flush=True)); "
+        "[os.kill(os.getpid(), n) for n in (signal.SIGHUP, signal.SIGTERM)]"
+    )
+    done = run(["sh", "-c", 'trap "" HUP; exec "$@"', "sh", sys.executable, "-c", script])
+    assert (done.stdout, done.returncode) == (f"{signal.SIGTERM:d}\n", 0), done.stderr
+
+
 @pytest.mark.parametrize(
     "call", ["pathlib.Path.mkdir", "os.open", "fcntl.flock", "pathlib.Path.rename"]
 )

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from dagster_resil.cli import size
 from dagster_resil.demo.damage import LocalBackup, change_one_value, flip_one_byte
 from dagster_resil.demo.laptop import FOLDER, Laptop, run_laptop
 from dagster_resil.errors import BackupFailed, ResilError
-from dagster_resil.process import Child
+from dagster_resil.process import Child, on_stop
 from dagster_resil.progress import Step
 from dagster_resil.vault import open_vault
 from dagster_resil.vault.backups import Backups
@@ -191,8 +190,7 @@ def print_proofs(proofs: list[Proof]) -> None:
 def main(folder: Path) -> None:
     """Take a backup through Dagster, prove it, and catch two damaged copies of it."""
     logs.configure(logging.WARNING)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)
+    on_stop(_end)
     console.print("PostgreSQL backups that have already been restored.\n")
     try:
         proofs = demonstrate(folder)

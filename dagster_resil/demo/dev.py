@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import sys
 import time
@@ -18,7 +17,7 @@ import click
 from dagster_resil import logs
 from dagster_resil.demo.laptop import FOLDER, Laptop, run_laptop, workspace_file
 from dagster_resil.errors import ConfigurationError, ResilError
-from dagster_resil.process import Child
+from dagster_resil.process import Child, on_stop
 
 _START_TIMEOUT_S = 90
 
@@ -123,8 +122,7 @@ def run_dagster(
 def main(port: int, folder: Path) -> None:
     """Run Dagster's UI over the demo's databases until Ctrl-C."""
     logs.configure(logging.INFO)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)
+    on_stop(_end)
     try:
         develop(folder, port)
     except _Ended:
