@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -16,10 +17,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bars
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -28,11 +31,14 @@ from dagster_resil import logs
 from dagster_resil.errors import ConfigurationError, ResilError, TargetRefused
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.process import DAY_S, on_stop
-from dagster_resil.progress import Progress, Step
+from dagster_resil.progress import Meter, Progress, Step, lines
 from dagster_resil.vault import open_vault
 from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.model import Check, Manifest, Receipt, TableComparison
 from dagster_resil.verify.verdict import Verdict
+
+if TYPE_CHECKING:
+    from dagster_resil.backup.take import Comparison
 
 EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3}
 UNEXPECTED = 4
@@ -95,6 +101,44 @@ _jobs_option = click.option(
     show_default=True,
     help="Connections that work at a time.",
 )
+
+
+class _Bytes(click.ParamType):  # type: ignore[type-arg]
+    """A number of bytes with a unit: 64MB, 64MiB, 67108864."""
+
+    name = "size"
+    _UNITS: ClassVar[dict[str, int]] = {
+        "": 1,
+        **{f"{prefix}B": 1000**power for power, prefix in enumerate(("", "k", "M", "G"))},
+        **{f"{prefix}iB": 1024**power for power, prefix in enumerate(("K", "M", "G"), 1)},
+    }
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        units = {unit.lower(): factor for unit, factor in self._UNITS.items()}
+        found = re.fullmatch(r"([0-9]+) ?([a-z]*)", str(value).strip().lower())
+        if not found or found[2] not in units:
+            self.fail(f"{value!r} is no size; 64MB is one", param, ctx)
+        return int(found[1]) * units[found[2]]
+
+
+_compare_option = click.option(
+    "--compare",
+    type=click.Choice(["counts", "contents", "text"]),
+    default="contents",
+    show_default=True,
+    help="What a restore has to equal: the number of rows only; every value by its type's own "
+    "equality; or every value by its text (slower).",
+)
+_part_size_option = click.option(
+    "--part-size",
+    type=_Bytes(),
+    default="64MiB",
+    show_default=True,
+    metavar="SIZE",
+    help="How much of a large table goes into one object; memory holds one part a job.",
+)
 _work_dir_option = click.option(
     "--work-dir",
     type=click.Path(path_type=Path, file_okay=False),
@@ -138,37 +182,31 @@ def _name_from(endpoint: Endpoint) -> str:
 
 @contextmanager
 def _progress(as_json: bool) -> Iterator[Progress]:
-    """Show steps on a terminal; a log line a stage elsewhere."""
-    log = logging.getLogger("dagster_resil.progress")
-    seen: set[str] = set()
+    """Show a bar on a terminal; log lines elsewhere."""
     if as_json or not err.is_terminal:
-
-        def report(step: Step) -> None:
-            if step.stage not in seen:
-                seen.add(step.stage)
-                log.info("%s", step.stage)
-
-        yield report
+        log = logging.getLogger("dagster_resil.progress")
+        yield lines(lambda text: log.info("%s", text))
         return
-    with err.status("starting") as status:
+    meter = Meter()
+    with Bars(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[figures]}"),
+        console=err,
+        transient=True,
+    ) as bars:
+        task = bars.add_task("starting", total=None, figures="")
 
         def show(step: Step) -> None:
-            status.update(_in_words(step))
+            bars.update(
+                task,
+                description=step.stage,
+                completed=step.done or 0,
+                total=step.total,
+                figures=meter.figures(step),
+            )
 
         yield show
-
-
-def _in_words(step: Step) -> str:
-    if step.done is None:
-        return step.stage
-    if step.unit == "bytes":
-        done, total, unit = step.done / 1e6, (step.total or 0) / 1e6, "MB"
-    else:
-        done, total, unit = float(step.done), float(step.total or 0), step.unit
-    if step.total:
-        share = min(100, int(100 * done / total)) if total else 100
-        return f"{step.stage} · {done:,.0f} of {total:,.0f} {unit} · {share} %"
-    return f"{step.stage} · {done:,.0f} {unit}"
 
 
 def print_json(document: Any) -> None:
@@ -276,7 +314,8 @@ def cli(verbose: bool) -> None:
 @_jobs_option
 @_work_dir_option
 @click.option("--lock-timeout", type=float, default=60, show_default=True, help="Seconds.")
-@click.option("--exact-text", is_flag=True, help="Compare every value by its text (slower).")
+@_compare_option
+@_part_size_option
 @_json_option
 def prove(
     url: str | None,
@@ -284,7 +323,8 @@ def prove(
     jobs: int,
     work_dir: Path | None,
     lock_timeout: float,
-    exact_text: bool,
+    compare: Comparison,
+    part_size: int,
     as_json: bool,
 ) -> int:
     """Back up the database at URL into a temporary vault, restore it, compare.
@@ -307,7 +347,8 @@ def prove(
             settings=BackupSettings(
                 jobs=jobs,
                 lock_timeout_s=lock_timeout,
-                fingerprint="text" if exact_text else "hash",
+                compare=compare,
+                part_bytes=part_size,
                 work_dir=work_dir,
             ),
             progress=progress,
@@ -335,7 +376,8 @@ def prove(
 @_work_dir_option
 @click.option("--lock-timeout", type=float, default=60, show_default=True, help="Seconds.")
 @click.option("--timeout", type=float, default=DAY_S, help="Seconds.  [default: a day]")
-@click.option("--exact-text", is_flag=True, help="Compare every value by its text (slower).")
+@_compare_option
+@_part_size_option
 @click.option(
     "--accept-new-source",
     is_flag=True,
@@ -351,7 +393,8 @@ def backup(
     work_dir: Path | None,
     lock_timeout: float,
     timeout: float,
-    exact_text: bool,
+    compare: Comparison,
+    part_size: int,
     accept_new_source: bool,
     as_json: bool,
 ) -> int:
@@ -369,7 +412,8 @@ def backup(
                 jobs=jobs,
                 lock_timeout_s=lock_timeout,
                 timeout_s=timeout,
-                fingerprint="text" if exact_text else "hash",
+                compare=compare,
+                part_bytes=part_size,
                 accept_new_source=accept_new_source,
                 work_dir=work_dir,
             ),

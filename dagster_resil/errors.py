@@ -135,9 +135,16 @@ class SnapshotLost(BackupFailed):
 
 
 class VaultError(ResilError):
-    """The vault could not be read or written."""
+    """The vault could not be read or written.
+
+    :param transient: whether the same may work when it is tried again in a moment.
+    """
 
     code = "vault"
+
+    def __init__(self, message: str, *, hint: str = "", transient: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.transient = transient
 
 
 class ObjectExists(VaultError):

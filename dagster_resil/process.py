@@ -115,20 +115,22 @@ class Child:
     to anonymous files, so a child that writes much never waits for a reader.
 
     :param user: the uid (and gid) to run as; only root can name one.
+    :param pipes: connect its stdin and stdout to us, to talk with it while it runs.
     :param name: the program's name for messages, where another program starts it.
     """
 
     def __init__(
         self,
-        argv: Sequence[str | os.PathLike[str]],
+        argv: Sequence[str | bytes | os.PathLike[str]],
         *,
         env: Mapping[str, str] | None = None,
         cwd: Path | str | None = None,
         user: int | None = None,
         stdin: str | None = None,
         name: str | None = None,
+        pipes: bool = False,
     ) -> None:
-        self.program = name or Path(argv[0]).name
+        self.program = name or Path(os.fsdecode(argv[0])).name
         self._leave = False
         self._stdout = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
@@ -141,8 +143,9 @@ class Child:
             with HeldSignals():
                 self._popen = subprocess.Popen(  # noqa: S603 - the callers build argv, no shell
                     [os.fspath(part) for part in argv],
-                    stdin=self._stdin or subprocess.DEVNULL,
-                    stdout=self._stdout,
+                    stdin=subprocess.PIPE if pipes else self._stdin or subprocess.DEVNULL,
+                    stdout=subprocess.PIPE if pipes else self._stdout,
+                    bufsize=0,
                     stderr=self._stderr,
                     env=None if env is None else dict(env),
                     cwd=cwd,
@@ -194,6 +197,13 @@ class Child:
                 raise ProcessTimeout(f"{self.program} did not end within {timeout_s:g} s")
         return Completed(self.program, returncode, self.output(), self.errors())
 
+    def ends(self) -> tuple[int, int]:
+        """Return our ends of its pipes: what we write to, and what we read from."""
+        popen = self._popen
+        if popen is None or popen.stdin is None or popen.stdout is None:
+            raise ValueError(f"{self.program} was started without pipes")
+        return popen.stdin.fileno(), popen.stdout.fileno()
+
     def output(self) -> str:
         """Return what it wrote to stdout so far."""
         return _text(self._stdout.fileno(), None)
@@ -206,14 +216,22 @@ class Child:
         """Let what the child started live on after us."""
         self._leave = True
 
-    def stop(self) -> None:
-        """End the whole group: TERM, a moment to clean up, KILL."""
+    def kill(self) -> None:
+        """End the whole group: TERM, a moment to clean up, KILL.
+
+        What it wrote can be read still; another thread may do so.
+        """
         if self._popen is not None and not self._leave:
             end_group(self._popen.pid, self._popen)
+
+    def stop(self) -> None:
+        """End the whole group and close its files."""
+        self.kill()
         self._close()
 
     def _close(self) -> None:
-        for file in (self._stdout, self._stderr, self._stdin):
+        pipes = (self._popen.stdin, self._popen.stdout) if self._popen else ()
+        for file in (self._stdout, self._stderr, self._stdin, *pipes):
             if file is not None:
                 file.close()
 
@@ -276,7 +294,7 @@ def _signal_group(pgid: int, number: int) -> bool:
 
 
 def run(
-    argv: Sequence[str | os.PathLike[str]],
+    argv: Sequence[str | bytes | os.PathLike[str]],
     *,
     env: Mapping[str, str] | None = None,
     timeout_s: float | None = None,

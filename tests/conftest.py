@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from dagster_resil.backup.take import PART_BYTES, BackupSettings
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.programs import Programs, find_all
 from dagster_resil.postgres.server import Server, reachable_programs
@@ -142,3 +143,20 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("PG") or name in ("RESIL_VAULT", "RESIL_ALERT_URLS"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every table read in parts and streamed, which by default only large ones are.
+
+    That is so in this process; what tests start as a command of its own has the real sizes.
+    """
+    monkeypatch.setattr("dagster_resil.backup.parts.SMALL_TABLE_BYTES", 0)
+    monkeypatch.setattr("dagster_resil.verify.archive.STREAMED_BYTES", 0)
+    monkeypatch.setattr("dagster_resil.backup.take._SMALLEST_PART_BYTES", 1)
+    defaults = (1 << 16 if value == PART_BYTES else value for value in _defaults())
+    monkeypatch.setattr(BackupSettings.__init__, "__defaults__", tuple(defaults))
+
+
+def _defaults() -> tuple[object, ...]:
+    return BackupSettings.__init__.__defaults__ or ()

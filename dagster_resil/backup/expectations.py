@@ -47,6 +47,7 @@ class ExpectationReader:
         self._open: set[Connection] = set()
         self.contents: dict[int, Content] = {}
         self.done_bytes = 0
+        self._schema_read = threading.Event()
         self._inventory: Inventory | None = None
         self._large_objects: LargeObjects | None = None
         self._todo.put(self._read_schema)
@@ -93,16 +94,22 @@ class ExpectationReader:
         if self._failure is not None:
             raise self._failure
 
-    def wait(self, watch: Callable[[], None]) -> tuple[Inventory, LargeObjects]:
+    def wait_for_schema(self, watch: Callable[[], None]) -> tuple[Inventory, LargeObjects]:
+        """Wait until all but the tables is read; ``watch`` is called some twenty times a second."""
+        while not self._schema_read.wait(0.05):
+            watch()
+        self.check()
+        if self._inventory is None or self._large_objects is None:
+            raise BackupFailed("the schema was not read")
+        return self._inventory, self._large_objects
+
+    def wait(self, watch: Callable[[], None]) -> None:
         """Wait until everything is read; ``watch`` is called some twenty times a second."""
         for thread in self._threads:
             while thread.is_alive():
                 thread.join(0.05)
                 watch()
         self.check()
-        if self._inventory is None or self._large_objects is None:
-            raise BackupFailed("the schema was not read")
-        return self._inventory, self._large_objects
 
     def _run(self) -> None:
         try:
@@ -126,6 +133,7 @@ class ExpectationReader:
     def _read_schema(self, connection: Connection) -> None:
         self._inventory = take_inventory(connection)
         self._large_objects = read_large_objects(connection)
+        self._schema_read.set()
 
     def _reading(self, table: Relation) -> _Work:
         def read(connection: Connection) -> None:

@@ -34,11 +34,32 @@ if [ "$held" != 0 ]; then
     exit 2
 fi
 
+# A large table's file may lie in parts, which joined by their names are one gzip file again.
+archive=$here/archive
+if [ -n "$(find "$archive" -name '*.gz.0000' | head -n 1)" ]; then
+    joined=$(mktemp -d "${TMPDIR:-/tmp}/restore.XXXXXX") || exit 4
+    trap 'rm -rf "$joined"' EXIT
+    trap 'exit 4' HUP INT TERM
+    for file in "$archive"/*; do
+        case $file in
+            *.gz.0000) cat "${file%.0000}".[0-9]* >"$joined/$(basename "${file%.0000}")" || {
+                echo "restore.sh: can't join the parts of ${file%.0000}" >&2
+                echo "hint: name a folder with room for the archive in TMPDIR" >&2
+                exit 4
+            } ;;
+            *.gz.[0-9]*) ;;
+            # pg_restore refuses symbolic links.
+            *) ln "$file" "$joined/" 2>/dev/null || cp "$file" "$joined/" ;;
+        esac
+    done
+    archive=$joined
+fi
+
 if [ "${ROLES:-on}" = on ]; then
     psql -X -q -v ON_ERROR_STOP=1 -v settings=off -f "$here/globals.sql" -d "$target"
 fi
 # shellcheck disable=SC2086 - RESTORE_OPTIONS holds several words
 pg_restore --exit-on-error --no-password --no-tablespaces --jobs="$jobs" ${RESTORE_OPTIONS:-} \
-    --dbname="$target" "$here/archive"
+    --dbname="$target" "$archive"
 psql -X -q -v ON_ERROR_STOP=1 -v roles=off -f "$here/globals.sql" -d "$target"
 echo "restored into the target database; compare its rows with the manifest's before you rely on it"

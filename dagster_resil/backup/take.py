@@ -6,17 +6,22 @@ import logging
 import re
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import dagster_resil
 from dagster_resil.backup.dump import Dumper, judge
 from dagster_resil.backup.expectations import ExpectationReader
 from dagster_resil.backup.globals import read_globals
 from dagster_resil.backup.instructions import restore_readme, restore_script
+from dagster_resil.backup.parts import Part, cut, data_file, restore_statement, to_read_in_parts
+from dagster_resil.backup.reader import END_OF_DATA, TableReader
 from dagster_resil.backup.snapshot import HeldSnapshot, SnapshotRaced, hold_snapshot
 from dagster_resil.errors import BackupFailed, ConfigurationError, SourceChanged
 from dagster_resil.postgres.archive import TableOfContents, read_contents, sequence_value
@@ -25,8 +30,8 @@ from dagster_resil.postgres.identity import database_bytes, read_identity
 from dagster_resil.postgres.inventory import SequenceValue, read_sequences
 from dagster_resil.postgres.programs import Programs, client_for
 from dagster_resil.postgres.scratch import sweep
-from dagster_resil.postgres.tables import FingerprintForm, default_form
-from dagster_resil.process import DAY_S
+from dagster_resil.postgres.tables import FingerprintForm, Relation, default_form
+from dagster_resil.process import DAY_S, Child
 from dagster_resil.progress import Progress, Step, silent
 from dagster_resil.vault.backups import Backups, new_backup_id
 from dagster_resil.vault.base import Vault
@@ -52,21 +57,35 @@ from dagster_resil.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
+Comparison = Literal["counts", "contents", "text"]
+_FORMS: dict[Comparison, FingerprintForm] = {"counts": "none", "contents": "hash", "text": "text"}
+
+PART_BYTES = 64 << 20
+_SMALLEST_PART_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
-_COPY_END_LINES = 3
-"""A data file ends with the line ``\\.`` and two empty ones, which are no rows."""
+_COPY_END_LINES = END_OF_DATA.count(b"\n")
+_ALONE_TABLES = 200
+_ALONE_BYTES = 32 << 20
+"""What pg_dump has to do alone, up to which one connection is enough for it."""
 LARGE_OBJECTS = ("pg_catalog", "pg_largeobject")
+_TOLD = ("jobs", "lock_timeout_s", "compare", "part_bytes", "compress_level", "grace_s")
+"""The settings that shape a backup, which its manifest tells."""
+_SLOWEST = 3
+"""The highest of ISA-L's compression levels."""
 
 
 @dataclass(frozen=True)
 class BackupSettings:
     """How a backup is taken.
 
-    :param jobs: connections that dump, and as many again that count and fingerprint.
+    :param jobs: connections that read, and as many again that count and fingerprint.
     :param lock_timeout_s: how long to wait for the locks of a dump (ACCESS SHARE).
     :param attempts: how often to begin again when the schema changes under the snapshot.
-    :param timeout_s: the longest that dumping may take; None for no limit.
-    :param fingerprint: "hash" (the types' own equality) or "text" (stricter and slower).
+    :param timeout_s: the longest that reading may take; None for no limit.
+    :param compare: what a restore has to equal of the rows: their number ("counts"), their
+        values by the types' own equality ("contents"), or every value by its text ("text").
+    :param part_bytes: how much of a table, by its size on disk, goes into one object. A part
+        for each job is in memory, compressed.
     :param compress_level: gzip's level; 1 costs a third of the time of 6 for a tenth more bytes.
     :param accept_new_source: take another server or database under a name that is known.
     :param grace_s: how long after its partition's end a snapshot still counts as that
@@ -77,7 +96,8 @@ class BackupSettings:
     lock_timeout_s: float = 60
     attempts: int = 3
     timeout_s: float | None = DAY_S
-    fingerprint: FingerprintForm = "hash"
+    compare: Comparison = "contents"
+    part_bytes: int = PART_BYTES
     compress_level: int = 1
     accept_new_source: bool = False
     grace_s: float = 0
@@ -86,7 +106,14 @@ class BackupSettings:
 
 @dataclass(frozen=True)
 class _Taken:
-    """What one attempt has read; the source is no longer needed."""
+    """What one attempt has read; the source is no longer needed.
+
+    :param files: data file in the local archive → the (schema, name) of its table.
+    :param counted: the tables whose data is all their rows: not those of extensions, whose rows
+        come with the extension.
+    :param parts: table → the names of the objects that hold its rows, where they are written.
+    :param objects: what is in the vault already.
+    """
 
     source: Source
     snapshot: Snapshot
@@ -95,11 +122,11 @@ class _Taken:
     globals_sql: str
     database_bytes: int
     form: FingerprintForm
+    contents: TableOfContents
     files: dict[str, tuple[str, str]]
-    """Data file in the archive → the (schema, name) of its table."""
     counted: frozenset[tuple[str, str]]
-    """The tables whose data file holds all their rows: not those of extensions, whose rows come
-    with the extension."""
+    parts: dict[tuple[str, str], tuple[str, ...]]
+    objects: tuple[StoredObject, ...]
 
 
 def take_backup(
@@ -127,17 +154,13 @@ def take_backup(
     vault.check_writable()
     sweep(settings.work_dir)
     with Workspace(settings.work_dir) as space:
-        archive = space.path / "archive"
-        schema = space.path / "schema.sql"
         with source.connect() as connection:
             programs = client_for(connection.info.server_version // 10000)
-        taken = _take(
-            source, backups, name, partition, programs, settings, archive, schema, progress, between
-        )
-        dumped_s = time.monotonic() - begun
-        backup_id = new_backup_id(name, taken.snapshot.taken_at)
-        try:
-            objects = _keep(backups, backup_id, taken, archive, schema, settings.jobs, progress)
+        attempt = _Attempt(source, backups, name, partition, programs, settings, space.path)
+        with _discarding(backups) as begin:
+            taken, backup_id = _take(attempt, begin, progress, between)
+            dumped_s = time.monotonic() - begun
+            objects = _keep(attempt, backup_id, taken, progress)
             finished_at = datetime.now(UTC)
             manifest = Manifest(
                 format=FORMAT,
@@ -164,22 +187,56 @@ def take_backup(
                     schema_object=SCHEMA_OBJECT,
                     inventory_object=INVENTORY_OBJECT,
                 ),
-                settings={
-                    key: value
-                    for key, value in asdict(settings).items()
-                    if key in ("jobs", "lock_timeout_s", "compress_level", "grace_s")
-                },
+                settings={key: getattr(settings, key) for key in _TOLD},
             )
             backups.commit(manifest)
-        except BaseException:
-            backups.discard(backup_id)
-            raise
     log.info(
         "took backup %s",
         backup_id,
         extra={"backup_id": backup_id, "rows": manifest.rows, "bytes": manifest.bytes},
     )
     return manifest
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """What every attempt of one backup has in common."""
+
+    source: Endpoint
+    backups: Backups
+    name: str
+    partition: Partition | None
+    programs: Programs
+    settings: BackupSettings
+    folder: Path
+
+    @property
+    def archive(self) -> Path:
+        return self.folder / "archive"
+
+    @property
+    def schema(self) -> Path:
+        return self.folder / "schema.sql"
+
+
+@contextmanager
+def _discarding(backups: Backups) -> Iterator[Callable[[str | None], None]]:
+    """Yield what begins an attempt under an id; the one before it is removed from the vault.
+
+    The last one is removed too when the ``with`` is left by an exception.
+    """
+    current: list[str] = []
+
+    def begin(backup_id: str | None) -> None:
+        for old in current:
+            backups.discard(old)
+        current[:] = [backup_id] if backup_id else []
+
+    try:
+        yield begin
+    except BaseException:
+        begin(None)
+        raise
 
 
 def _check_settings(name: str, settings: BackupSettings) -> None:
@@ -192,6 +249,11 @@ def _check_settings(name: str, settings: BackupSettings) -> None:
         raise ConfigurationError(
             "jobs and attempts are at least 1, the compression level is 1 to 9",
             hint="see: resil backup --help",
+        )
+    if settings.part_bytes < _SMALLEST_PART_BYTES:
+        raise ConfigurationError(
+            f"a part can't be smaller than {_SMALLEST_PART_BYTES:,} bytes",
+            hint="64 MB is a good size; memory holds a part for each job",
         )
 
 
@@ -213,32 +275,35 @@ def _placed(partition: Partition | None, taken_at: datetime, grace_s: float) -> 
 
 
 def _take(
-    source: Endpoint,
-    backups: Backups,
-    name: str,
-    partition: Partition | None,
-    programs: Programs,
-    settings: BackupSettings,
-    archive: Path,
-    schema: Path,
+    attempt: _Attempt,
+    begin: Callable[[str], None],
     progress: Progress,
     between: Callable[[], None],
-) -> _Taken:
-    for attempt in range(1, settings.attempts + 1):
+) -> tuple[_Taken, str]:
+    settings = attempt.settings
+    for number in range(1, settings.attempts + 1):
         try:
             with hold_snapshot(
-                source, lock_timeout_s=settings.lock_timeout_s, between=between
+                attempt.source, lock_timeout_s=settings.lock_timeout_s, between=between
             ) as snapshot:
                 identity = read_identity(snapshot.connection)
-                _check_same_source(backups, name, identity, settings)
-                _placed(partition, snapshot.taken_at, settings.grace_s)
-                return _read(snapshot, identity, programs, settings, archive, schema, progress)
+                _check_same_source(attempt.backups, attempt.name, identity, settings)
+                _placed(attempt.partition, snapshot.taken_at, settings.grace_s)
+                backup_id = new_backup_id(attempt.name, snapshot.taken_at)
+                begin(backup_id)
+                try:
+                    return _read(attempt, backup_id, snapshot, identity, progress), backup_id
+                except BackupFailed:
+                    # A lost server tells its reason best through the session that held the
+                    # snapshot.
+                    snapshot.assert_held()
+                    raise
         except SnapshotRaced as race:
-            log.warning("a new snapshot is needed: %s (attempt %d)", race, attempt)
-            _clear(archive)
+            log.warning("a new snapshot is needed: %s (attempt %d)", race, number)
+            _clear(attempt.archive)
             last = str(race)
     raise BackupFailed(
-        f"the schema of {source.describe()} kept changing under the snapshot, last: {last}",
+        f"the schema of {attempt.source.describe()} kept changing under the snapshot, last: {last}",
         hint="wait for the migration to end, or allow more attempts",
     )
 
@@ -271,62 +336,93 @@ def _check_same_source(
 
 
 def _read(
+    attempt: _Attempt,
+    backup_id: str,
     snapshot: HeldSnapshot,
     identity: Source,
-    programs: Programs,
-    settings: BackupSettings,
-    archive: Path,
-    schema: Path,
     progress: Progress,
 ) -> _Taken:
+    settings = attempt.settings
+    archive, schema = attempt.archive, attempt.schema
     holder = snapshot.connection
-    size_bytes = database_bytes(holder)
-    form = settings.fingerprint
-    if default_form(snapshot.server_version) == "text":
-        form = "text"
-    dumper = Dumper(programs, snapshot, settings.lock_timeout_s)
+    form = _FORMS[settings.compare]
+    if form == "hash":
+        form = default_form(snapshot.server_version)
+    dumper = Dumper(attempt.programs, snapshot, settings.lock_timeout_s)
     sequences_before = read_sequences(holder)
     deadline = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
     where = snapshot.endpoint.describe()
+    in_parts = to_read_in_parts(snapshot.tables)
+    parts = [
+        part
+        for table in in_parts
+        for part in cut(
+            table, part_bytes=settings.part_bytes, server_version=snapshot.server_version
+        )
+    ]
+    total_bytes = sum(table.bytes for table in snapshot.tables)
 
     with (
-        ExpectationReader(snapshot, form=form, sessions=settings.jobs) as reader,
+        ExpectationReader(snapshot, form=form, sessions=settings.jobs) as expectations,
         dumper.start_archive(
-            archive, jobs=settings.jobs, compress_level=settings.compress_level
+            archive,
+            jobs=_jobs_alone(snapshot.tables, in_parts, settings.jobs),
+            compress_level=settings.compress_level,
+            without=in_parts,
         ) as dump,
         dumper.start_schema(schema) as schema_dump,
+        TableReader(
+            snapshot,
+            attempt.programs,
+            parts,
+            sessions=settings.jobs,
+            level=min(settings.compress_level, _SLOWEST),
+            store=partial(attempt.backups.put_object, backup_id),
+            kept_bytes=settings.part_bytes,
+        ) as tables,
     ):
 
         def watch() -> None:
             snapshot.pulse()
-            reader.check()
+            expectations.check()
+            tables.check()
             if deadline is not None and time.monotonic() > deadline:
                 raise BackupFailed(
                     f"the backup of {where} took longer than {settings.timeout_s:g} s",
                     hint="raise --timeout, or use more --jobs",
                 )
-            progress(Step("reading", reader.done_bytes, size_bytes, "bytes"))
+            # Each table is read twice: by what takes, and by what says what to expect.
+            progress(
+                Step(
+                    "reading",
+                    (tables.done_bytes + expectations.done_bytes) // 2,
+                    total_bytes,
+                    "bytes",
+                    rows=tables.done_rows,
+                )
+            )
 
-        for child in (schema_dump, dump):
-            done = child.wait(watch=watch)
-            if not done.ok:
-                # A lost server tells its reason best through the session that held the snapshot.
-                snapshot.assert_held()
-            judge(done, where)
-        inventory, large_objects = reader.wait(watch)
-        contents = reader.contents
+        def ended(child: Child) -> None:
+            judge(child.wait(watch=watch), where)
 
-    sequences_after = read_sequences(holder)
-    again = schema.with_suffix(".again")
-    with dumper.start_schema(again) as schema_dump:
-        judge(schema_dump.wait(watch=snapshot.pulse), where)
-    if _settled_text(schema) != _settled_text(again):
-        raise SnapshotRaced("the schema was changed while the backup ran")
-    globals_sql = read_globals(holder)
-    snapshot.assert_held()
+        ended(schema_dump)
+        ended(dump)
+        inventory, large_objects = expectations.wait_for_schema(watch)
+        # What no lock holds still, functions for one, must be as it was when all of it was read.
+        sequences_after = read_sequences(holder)
+        again = schema.with_suffix(".again")
+        with dumper.start_schema(again) as schema_dump:
+            ended(schema_dump)
+        if _settled_text(schema) != _settled_text(again):
+            raise SnapshotRaced("the schema was changed while the backup ran")
+        globals_sql = read_globals(holder)
+        expectations.wait(watch)
+        tables.wait(watch)
+        snapshot.assert_held()
+        contents = expectations.contents
 
     toc = read_contents((archive / "toc.dat").read_bytes(), snapshot.encoding)
-    tables = [
+    found = [
         Table(
             schema=relation.schema,
             name=relation.name,
@@ -338,7 +434,7 @@ def _read(
         if relation.readable
     ]
     if large_objects.count:
-        tables.append(
+        found.append(
             Table(
                 schema=LARGE_OBJECTS[0],
                 name=LARGE_OBJECTS[1],
@@ -349,18 +445,24 @@ def _read(
             )
         )
     files = _data_files(toc)
+    toc = toc.with_table_data(
+        {table.oid: (restore_statement(table, holder), data_file(table)) for table in in_parts}
+    )
+    have = {*files.values(), *((table.schema, table.name) for table in in_parts)}
     for relation in snapshot.tables:
-        key = (relation.schema, relation.name)
-        if relation.extension is None and key not in files.values():
+        if relation.extension is None and (relation.schema, relation.name) not in have:
             raise BackupFailed(
                 f"pg_dump left out the data of table {relation.schema}.{relation.name}",
-                hint="this should not happen: please report it with the versions of server and "
-                "pg_dump",
+                hint=_REPORT_HINT,
             )
+    for relation in in_parts:
+        _check_rows(
+            (relation.schema, relation.name), tables.rows[relation.oid], contents[relation.oid].rows
+        )
     return _Taken(
         source=identity,
         snapshot=Snapshot(id=snapshot.id, lsn=snapshot.lsn, taken_at=snapshot.taken_at),
-        tables=tuple(tables),
+        tables=tuple(found),
         expected=Expected(
             inventory=inventory,
             sequences=_sequences(toc, sequences_before, sequences_after),
@@ -370,11 +472,41 @@ def _read(
             ),
         ),
         globals_sql=globals_sql,
-        database_bytes=size_bytes,
+        database_bytes=database_bytes(holder),
         form=form,
+        contents=toc,
         files=files,
         counted=frozenset((t.schema, t.name) for t in snapshot.tables if t.extension is None),
+        parts=_names(parts),
+        objects=tuple(tables.objects.values()),
     )
+
+
+_REPORT_HINT = "this should not happen: please report it with the versions of server and pg_dump"
+
+
+def _jobs_alone(tables: Sequence[Relation], in_parts: Sequence[Relation], jobs: int) -> int:
+    """Return how many connections pg_dump gets for what is left to it."""
+    count = len(tables) - len(in_parts)
+    size = sum(table.bytes for table in tables) - sum(table.bytes for table in in_parts)
+    return jobs if count > _ALONE_TABLES or size > _ALONE_BYTES else 1
+
+
+def _names(parts: Sequence[Part]) -> dict[tuple[str, str], tuple[str, ...]]:
+    names: dict[tuple[str, str], tuple[str, ...]] = {}
+    for part in parts:
+        key = (part.table.schema, part.table.name)
+        names[key] = (*names.get(key, ()), part.object_name)
+    return names
+
+
+def _check_rows(table: tuple[str, str], read: int, counted: int) -> None:
+    """Compare what the reader counted with what the snapshot says by a query of its own."""
+    if read != counted:
+        raise BackupFailed(
+            f"the dump of table {'.'.join(table)} has {read:,} rows, the snapshot {counted:,}",
+            hint=_REPORT_HINT,
+        )
 
 
 def _settled_text(file: Path) -> list[bytes]:
@@ -425,7 +557,7 @@ def _sequences(
 
 
 def _with_parts(taken: _Taken) -> tuple[Table, ...]:
-    parts: dict[tuple[str, str], tuple[str, ...]] = {}
+    parts = dict(taken.parts)
     for file, key in taken.files.items():
         parts[key] = (*parts.get(key, ()), f"archive/{file}")
     return tuple(
@@ -463,16 +595,12 @@ def _chunks(file: Path, counter: _LineCounter | None = None) -> Iterator[bytes]:
 
 
 def _keep(
-    backups: Backups,
-    backup_id: str,
-    taken: _Taken,
-    archive: Path,
-    schema: Path,
-    jobs: int,
-    progress: Progress,
+    attempt: _Attempt, backup_id: str, taken: _Taken, progress: Progress
 ) -> list[StoredObject]:
-    """Write every object of the backup but the manifest."""
+    """Write every object of the backup that is not in the vault yet, but the manifest."""
+    backups, archive = attempt.backups, attempt.archive
     rows = {(table.schema_, table.name): table.rows for table in taken.tables}
+    (archive / "toc.dat").write_bytes(taken.contents.to_bytes())
     total = sum(file.stat().st_size for file in archive.iterdir())
     done = 0
 
@@ -481,20 +609,15 @@ def _keep(
         table = taken.files.get(file.name)
         counter = _LineCounter() if table in taken.counted else None
         stored = backups.put_object(backup_id, f"archive/{file.name}", _chunks(file, counter))
-        if counter is not None and table is not None and counter.rows != rows[table]:
-            raise BackupFailed(
-                f"the dump of table {'.'.join(table)} has {counter.rows:,} rows, the snapshot "
-                f"{rows[table]:,}",
-                hint="this should not happen: please report it with the versions of server and "
-                "pg_dump",
-            )
+        if counter is not None and table is not None:
+            _check_rows(table, counter.rows, rows[table])
         done += stored.size
         progress(Step("keeping", done, total, "bytes"))
         return stored
 
     files = sorted(archive.iterdir())
-    with ThreadPoolExecutor(max(1, jobs), thread_name_prefix="keep") as pool:
-        objects = list(pool.map(put_file, files))
+    with ThreadPoolExecutor(attempt.settings.jobs, thread_name_prefix="keep") as pool:
+        objects = [*taken.objects, *pool.map(put_file, files)]
     texts = {
         "globals.sql": taken.globals_sql,
         "RESTORE.md": restore_readme(
@@ -508,7 +631,7 @@ def _keep(
     }
     for relative, text in texts.items():
         objects.append(backups.put_object(backup_id, relative, [text.encode()]))
-    objects.append(backups.put_object(backup_id, SCHEMA_OBJECT, _chunks(schema)))
+    objects.append(backups.put_object(backup_id, SCHEMA_OBJECT, _chunks(attempt.schema)))
     return sorted(objects, key=lambda item: item.name)
 
 

@@ -9,19 +9,12 @@ import dagster as dg
 
 from dagster_resil import logs
 from dagster_resil.errors import ResilError
-from dagster_resil.progress import Progress, Step
+from dagster_resil.progress import Progress, lines
 
 
 def progress_into(log: dg.DagsterLogManager) -> Progress:
-    """Return what writes a line into a run's log when a new stage begins."""
-    seen: set[str] = set()
-
-    def report(step: Step) -> None:
-        if step.stage not in seen:
-            seen.add(step.stage)
-            log.info(step.stage)
-
-    return report
+    """Return what writes a line into a run's log for each stage, and every few seconds."""
+    return lines(log.info)
 
 
 @contextmanager

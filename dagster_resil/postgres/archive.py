@@ -1,4 +1,4 @@
-"""Reading the table of contents of a pg_dump directory archive (``toc.dat``).
+"""Reading and writing the table of contents of a pg_dump directory archive (``toc.dat``).
 
 The format is that of PostgreSQL's pg_backup_archiver.c, versions 1.14 (servers 12 to 15),
 1.15 (16) and 1.16 (17 and later). An integer is a sign byte and its bytes, low first; a string is
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import codecs
 import re
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
 
 from dagster_resil.errors import ResilError
 
@@ -25,34 +27,133 @@ class ArchiveUnreadable(ResilError):
     code = "archive_unreadable"
 
 
+class Section(IntEnum):
+    """The part of a restore that an entry belongs to."""
+
+    NONE = 1
+    PRE_DATA = 2
+    DATA = 3
+    POST_DATA = 4
+
+
 @dataclass(frozen=True)
 class Entry:
-    """An item of the archive: an object's definition, or data and the file that holds it."""
+    """An item of the archive: an object's definition, or data and the file that holds it.
+
+    :param had_dumper: 1 when it holds data.
+    :param relkind: pg_class's letter as a number, 0 for none; in archives from 1.16 on.
+    :param dependencies: dump ids, in decimal.
+    :param raw: the bytes it was read from; None for one that was made or changed.
+    """
 
     dump_id: int
+    had_dumper: int
     table_oid: int
     oid: int
     tag: str
     kind: str
-    definition: str
-    copy_statement: str
-    schema: str | None
-    owner: str | None
-    file_name: str | None
+    section: int
+    definition: str | None = None
+    drop_statement: str | None = None
+    copy_statement: str | None = None
+    schema: str | None = None
+    tablespace: str | None = None
+    access_method: str | None = None
+    relkind: int = 0
+    owner: str | None = None
+    with_oids: str | None = "false"
+    dependencies: tuple[str, ...] = ()
+    file_name: str | None = None
+    raw: bytes | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class TableOfContents:
-    """What an archive holds."""
+    """What an archive holds.
+
+    :param header: the bytes before the number of entries.
+    """
 
     database: str
     server_version: str
     dump_version: str
     entries: tuple[Entry, ...]
+    version: tuple[int, int]
+    encoding: str
+    int_size: int
+    header: bytes = field(repr=False)
 
     def of_kind(self, kind: str) -> list[Entry]:
         """Return the entries of one kind, "TABLE DATA" for example."""
         return [entry for entry in self.entries if entry.kind == kind]
+
+    def with_table_data(self, tables: Mapping[int, tuple[str, str]]) -> TableOfContents:
+        """Return it with an entry of data for each of some tables.
+
+        There is one entry a table, whatever the number of objects its rows are in: with several
+        pg_restore, run in parallel, truncates the table before the last one that it knows.
+
+        :param tables: a table's OID → its COPY statement and its file's name, without ".gz".
+        :raises ArchiveUnreadable: there is no such table in it, or it has data already.
+        """
+        owners = {entry.oid: entry for entry in self.of_kind("TABLE")}
+        have = {entry.oid for entry in self.of_kind("TABLE DATA")}
+        next_id = max((entry.dump_id for entry in self.entries), default=0) + 1
+        made = []
+        for number, (oid, (statement, file_name)) in enumerate(sorted(tables.items())):
+            if oid not in owners or oid in have:
+                raise ArchiveUnreadable(f"the archive does not have table {oid} without its data")
+            table = owners[oid]
+            made.append(
+                Entry(
+                    dump_id=next_id + number,
+                    had_dumper=1,
+                    table_oid=0,
+                    oid=oid,
+                    tag=table.tag,
+                    kind="TABLE DATA",
+                    section=Section.DATA,
+                    copy_statement=statement,
+                    schema=table.schema,
+                    owner=table.owner,
+                    dependencies=(str(table.dump_id),),
+                    file_name=file_name,
+                )
+            )
+        first = next(
+            (n for n, entry in enumerate(self.entries) if entry.section == Section.POST_DATA),
+            len(self.entries),
+        )
+        return replace(self, entries=(*self.entries[:first], *made, *self.entries[first:]))
+
+    def without_data_of(self, files: Collection[str]) -> TableOfContents:
+        """Return it without the entries whose rows are in some files (names without ".gz")."""
+        return replace(
+            self, entries=tuple(entry for entry in self.entries if entry.file_name not in files)
+        )
+
+    def only_drops(self) -> TableOfContents:
+        """Return one that, restored with ``--clean``, drops every object and creates none."""
+        return replace(
+            self,
+            entries=tuple(
+                replace(entry, definition="", copy_statement=None, raw=None)
+                for entry in self.entries
+                if entry.drop_statement and not entry.had_dumper
+            ),
+        )
+
+    def to_bytes(self) -> bytes:
+        """Return the ``toc.dat``; what was only read comes back byte for byte."""
+        writer = _Writer(self.encoding, self.int_size)
+        writer.parts.append(self.header)
+        writer.integer(len(self.entries))
+        for entry in self.entries:
+            if entry.raw is not None:
+                writer.parts.append(entry.raw)
+            else:
+                _write_entry(writer, entry, self.version)
+        return b"".join(writer.parts)
 
 
 # PostgreSQL's names of a server's encodings, where Python calls them something else; the others
@@ -74,7 +175,8 @@ _CODECS = {
 }
 
 
-def _codec(encoding: str) -> str:
+def codec(encoding: str) -> str:
+    """Return Python's name of a server's encoding; utf-8 where there is none."""
     if encoding.startswith("WIN125"):
         return "cp" + encoding.removeprefix("WIN")
     name = _CODECS.get(encoding, encoding)
@@ -87,7 +189,7 @@ def _codec(encoding: str) -> str:
 
 class _Reader:
     def __init__(self, data: bytes, encoding: str) -> None:
-        self.codec = _codec(encoding)
+        self.codec = codec(encoding)
         self.data = data
         self.at = 0
         self.int_size = 4
@@ -112,6 +214,24 @@ class _Reader:
         if length < 0:
             return None
         return self.take(length).decode(self.codec, "surrogateescape")
+
+
+class _Writer:
+    def __init__(self, encoding: str, int_size: int) -> None:
+        self.codec = codec(encoding)
+        self.int_size = int_size
+        self.parts: list[bytes] = []
+
+    def integer(self, value: int) -> None:
+        self.parts.append(bytes([value < 0]) + abs(value).to_bytes(self.int_size, "little"))
+
+    def string(self, text: str | None) -> None:
+        if text is None:
+            self.integer(-1)
+            return
+        data = text.encode(self.codec, "surrogateescape")
+        self.integer(len(data))
+        self.parts.append(data)
 
 
 def read_contents(data: bytes, encoding: str = "UTF8") -> TableOfContents:
@@ -143,45 +263,90 @@ def read_contents(data: bytes, encoding: str = "UTF8") -> TableOfContents:
     database = reader.string() or ""
     server_version = reader.string() or ""
     dump_version = reader.string() or ""
-    entries = tuple(_entry(reader, version) for _ in range(reader.integer()))
+    header = data[: reader.at]
+    entries = tuple(_read_entry(reader, version) for _ in range(reader.integer()))
     if reader.at != len(data):
         raise ArchiveUnreadable("the archive's toc.dat has bytes behind its end")
-    return TableOfContents(database, server_version, dump_version, entries)
+    return TableOfContents(
+        database,
+        server_version,
+        dump_version,
+        entries,
+        version=version,
+        encoding=encoding,
+        int_size=reader.int_size,
+        header=header,
+    )
 
 
-def _entry(reader: _Reader, version: tuple[int, int]) -> Entry:
+def _read_entry(reader: _Reader, version: tuple[int, int]) -> Entry:
+    began = reader.at
     dump_id = reader.integer()
-    reader.integer()  # hadDumper
+    had_dumper = reader.integer()
     table_oid = int(reader.string() or 0)
     oid = int(reader.string() or 0)
     tag = reader.string() or ""
     kind = reader.string() or ""
-    reader.integer()  # the section
-    definition = reader.string() or ""
-    reader.string()  # the DROP statement
-    copy_statement = reader.string() or ""
+    section = reader.integer()
+    definition = reader.string()
+    drop_statement = reader.string()
+    copy_statement = reader.string()
     schema = reader.string()
-    reader.string()  # the tablespace
-    reader.string()  # the access method
-    if version >= (1, 16):
-        reader.integer()  # relkind
+    tablespace = reader.string()
+    access_method = reader.string()
+    relkind = reader.integer() if version >= (1, 16) else 0
     owner = reader.string()
-    reader.string()  # WITH OIDS
-    while reader.string() is not None:
-        pass  # what it depends on
+    with_oids = reader.string()
+    dependencies = []
+    while (dependency := reader.string()) is not None:
+        dependencies.append(dependency)
     file_name = reader.string()
     return Entry(
         dump_id,
+        had_dumper,
         table_oid,
         oid,
         tag,
         kind,
+        section,
         definition,
+        drop_statement,
         copy_statement,
         schema,
+        tablespace,
+        access_method,
+        relkind,
         owner,
+        with_oids,
+        tuple(dependencies),
         file_name or None,
+        raw=reader.data[began : reader.at],
     )
+
+
+def _write_entry(writer: _Writer, entry: Entry, version: tuple[int, int]) -> None:
+    writer.integer(entry.dump_id)
+    writer.integer(entry.had_dumper)
+    writer.string(str(entry.table_oid))
+    writer.string(str(entry.oid))
+    writer.string(entry.tag)
+    writer.string(entry.kind)
+    writer.integer(entry.section)
+    writer.string(entry.definition)
+    writer.string(entry.drop_statement)
+    writer.string(entry.copy_statement)
+    writer.string(entry.schema)
+    writer.string(entry.tablespace)
+    writer.string(entry.access_method)
+    if version >= (1, 16):
+        writer.integer(entry.relkind)
+    writer.string(entry.owner)
+    writer.string(entry.with_oids)
+    for dependency in entry.dependencies:
+        writer.string(dependency)
+    writer.string(None)
+    # An empty string where there is no file: the directory format's own WriteExtraToc.
+    writer.string(entry.file_name or "")
 
 
 _SETVAL = re.compile(r"setval\('.*', (-?\d+), (true|false)\);\s*$", re.DOTALL)
@@ -192,7 +357,7 @@ def sequence_value(entry: Entry) -> tuple[int, bool]:
 
     :raises ArchiveUnreadable: the entry does not say.
     """
-    found = _SETVAL.search(entry.definition)
+    found = _SETVAL.search(entry.definition or "")
     if not found:
         raise ArchiveUnreadable(f"the archive sets sequence {entry.tag} in an unknown way")
     return int(found.group(1)), found.group(2) == "true"

@@ -1,16 +1,40 @@
-"""Loading a backup's files into a database with psql and pg_restore."""
+"""Loading a backup into a database.
+
+psql and pg_restore do it, but for the rows of large tables, which go in over several connections.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Protocol
 
-from dagster_resil.postgres.connection import Endpoint
+import psycopg
+from isal import igzip_lib, isal_zlib
+from psycopg import sql
+from psycopg.copy import LibpqWriter
+
+from dagster_resil.errors import VaultError
+from dagster_resil.postgres.archive import TableOfContents, codec
+from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.programs import Programs
 from dagster_resil.postgres.server import dies_with_us
-from dagster_resil.process import Child, Completed
+from dagster_resil.postgres.session import settle
+from dagster_resil.process import Child, Completed, ProcessTimeout
+from dagster_resil.progress import Progress, Step
+
+_GZIP = 31
+"""zlib's window bits for gzip members."""
+_PIECE_BYTES = 1 << 17
+"""How much is sent at a time; of compressed zeros a megabyte holds a gigabyte."""
 
 _ERRORS_SHOWN = 20
 _GLOBALS_TIMEOUT_S = 600
@@ -40,10 +64,12 @@ class Loaded:
 
     :param errors: every error, in PostgreSQL's words, the first twenty.
     :param environment: whether each of them is about this machine, not about the backup.
+    :param damaged: whether it was given up since an object is not what it should be.
     """
 
     errors: tuple[str, ...]
     environment: bool
+    damaged: bool = False
 
     @property
     def clean(self) -> bool:
@@ -97,32 +123,349 @@ def apply_globals(
         return _judge(child.wait(timeout_s=timeout_s))
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A part of a table's rows.
+
+    :param table: the table's schema and name.
+    :param statement: the COPY that takes them.
+    :param part: the name of the object that holds them, gzip of COPY's text.
+    :param size: of the object, in bytes.
+    :param open: reads the object; raises a VaultError when it is not what it should be.
+    """
+
+    table: tuple[str, str]
+    statement: str
+    part: str
+    size: int
+    open: Callable[[], AbstractContextManager[Iterator[bytes]]]
+
+
+class RowLoader:
+    """Connections that load parts of tables; started by entering it.
+
+    Leaving it by an exception cancels what runs.
+
+    :param encoding: the one that the rows are in, in PostgreSQL's words.
+    :ivar done_bytes: how much of the objects was loaded so far.
+    :ivar done_rows: the rows of the parts that are loaded.
+    :ivar errors: what PostgreSQL refused.
+    :ivar damaged: whether a part was not what it should be.
+    """
+
+    def __init__(
+        self, target: Endpoint, parts: Sequence[Rows], *, jobs: int, encoding: str
+    ) -> None:
+        self._target = target
+        self._encoding = encoding
+        self._todo = deque(parts)
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._open: set[Connection] = set()
+        self.done_bytes = 0
+        self.done_rows = 0
+        self.errors: list[str] = []
+        self.damaged = False
+        self._threads = [
+            threading.Thread(target=self._run, name=f"load-{n}", daemon=True)
+            for n in range(min(jobs, len(parts)))
+        ]
+
+    def __enter__(self) -> RowLoader:
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            while thread.ident is not None and thread.is_alive():
+                with self._lock:
+                    for connection in self._open:
+                        with contextlib.suppress(Exception):
+                            connection.cancel_safe(timeout=5)
+                thread.join(0.2)
+
+    def wait(self, watch: Callable[[], None]) -> None:
+        """Wait until every part is loaded, or one could not be."""
+        for thread in self._threads:
+            while thread.is_alive():
+                thread.join(0.05)
+                watch()
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        try:
+            with self._target.connect(
+                autocommit=True, application_name="dagster_resil load"
+            ) as connection:
+                with self._lock:
+                    self._open.add(connection)
+                try:
+                    self._load_all(connection)
+                finally:
+                    with self._lock:
+                        self._open.discard(connection)
+        except BaseException as error:  # noqa: BLE001 - it is raised where the restore waits
+            self._stop.set()
+            if self._failure is None:
+                self._failure = error
+
+    def _load_all(self, connection: Connection) -> None:
+        settle(connection, lock_timeout_s=0)
+        connection.execute(sql.SQL("SET client_encoding = {}").format(sql.Literal(self._encoding)))
+        while not self._stop.is_set():
+            with self._lock:
+                if not self._todo:
+                    return
+                part = self._todo.popleft()
+            try:
+                self._load(connection, part)
+            except VaultError:
+                self.damaged = True
+                self._stop.set()
+            except (psycopg.Error, igzip_lib.IsalError, EOFError) as error:  # type: ignore[misc]
+                if not self._stop.is_set():
+                    with self._lock:
+                        self.errors.append(
+                            f"{'.'.join(part.table)} ({part.part}): {str(error).strip()}"
+                        )
+                self._stop.set()
+
+    def _load(self, connection: Connection, part: Rows) -> None:
+        statement = part.statement.encode(codec(self._encoding), "surrogateescape")
+        with connection.cursor() as cursor:
+            # Sent at once: libpq moves all that it still has to send with each piece that it could.
+            writer = LibpqWriter(cursor, flush_threshold=0)
+            with part.open() as chunks, cursor.copy(statement, writer=writer) as copy:
+                for text in inflated(self._counted(chunks)):
+                    copy.write(text)
+            with self._lock:
+                self.done_rows += max(0, cursor.rowcount)
+
+    def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            if self._stop.is_set():
+                raise EOFError("stopped")
+            yield chunk
+            with self._lock:
+                self.done_bytes += len(chunk)
+
+
+def inflated(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the text of a gzip file of one member or several, in pieces of bounded size.
+
+    :raises EOFError: it ends within a member.
+    """
+    inflate = isal_zlib.decompressobj(_GZIP)
+    begun = False
+    for chunk in chunks:
+        data = chunk
+        while data:
+            text = inflate.decompress(data, _PIECE_BYTES)
+            begun = True
+            if text:
+                yield text
+            if inflate.eof:
+                data = inflate.unused_data
+                inflate = isal_zlib.decompressobj(_GZIP)
+                begun = False
+            else:
+                data = inflate.unconsumed_tail
+    while begun and not inflate.eof:
+        # What the last piece's bound left inside.
+        text = inflate.decompress(b"", _PIECE_BYTES)
+        if not text:
+            raise EOFError("the gzip data ends too early")
+        yield text
+
+
+class ArchiveSource(Protocol):
+    """An archive on its way: what is in the local folder, and what is streamed."""
+
+    folder: Path
+
+    def rows(self) -> list[Rows]:
+        """Return the parts that are to be streamed."""
+
+    def local_contents(self) -> TableOfContents:
+        """Return the table of contents without what is streamed."""
+
+    def write_contents(self, contents: TableOfContents, folder: Path) -> None:
+        """Make a folder that pg_restore takes for an archive with other contents."""
+
+
+@dataclass(frozen=True)
+class LoadSettings:
+    """How an archive is loaded.
+
+    :param jobs: connections that load rows, and that build indexes and constraints.
+    :param options: of pg_restore.
+    :param clean: drop the archive's objects first, where they are there.
+    :param unlogged: write rows past the WAL: for a server that is thrown away, and that does not
+        come up again after a crash.
+    :param timeout_s: the longest that all of it may take; None for no limit.
+    """
+
+    jobs: int
+    options: tuple[str, ...] = ()
+    clean: bool = False
+    unlogged: bool = False
+    timeout_s: float | None = None
+
+
 def load_archive(
     programs: Programs,
     target: Endpoint,
-    archive: Path,
+    archive: ArchiveSource,
     *,
-    jobs: int,
-    options: tuple[str, ...] = (),
-    timeout_s: float | None = None,
-    watch: Callable[[], None] | None = None,
+    encoding: str,
+    settings: LoadSettings,
+    progress: Progress,
 ) -> Loaded:
-    """Restore a directory archive with pg_restore, all of it, and gather every error.
+    """Restore an archive, and gather every error of the first stage that has any.
 
-    :raises ProcessTimeout: it took longer than ``timeout_s``.
+    Definitions come first, then rows, then indexes, constraints and triggers: so no row meets a
+    foreign key or a trigger.
+
+    :raises ProcessTimeout: it took longer than ``settings.timeout_s``.
     """
-    with Child(
+    begun = time.monotonic()
+
+    def left_s() -> float | None:
+        if settings.timeout_s is None:
+            return None
+        return max(0.0, settings.timeout_s - (time.monotonic() - begun))
+
+    def restore(folder: Path, stage: str, *options: str) -> Loaded:
+        def watch() -> None:
+            progress(Step(stage, int(time.monotonic() - began), None, "s"))
+
+        began = time.monotonic()
+        with _pg_restore(programs, target, folder, *settings.options, *options) as child:
+            return _judge(child.wait(timeout_s=left_s(), watch=watch))
+
+    local = archive.folder / "local"
+    archive.write_contents(archive.local_contents(), local)
+    if settings.clean:
+        drops = archive.folder / "drops"
+        archive.write_contents(archive.local_contents().only_drops(), drops)
+        with _pg_restore(
+            programs, target, drops, "--clean", "--if-exists", "--no-owner", "--no-acl"
+        ) as child:
+            dropped = _judge(child.wait(timeout_s=left_s()))
+        if not dropped.clean:
+            return dropped
+    defined = restore(local, "restoring definitions", "--section=pre-data")
+    if not defined.clean:
+        return defined
+    loaded = _load_rows(programs, target, archive, local, encoding, settings, left_s, progress)
+    if not loaded.clean or loaded.damaged:
+        return loaded
+    return restore(
+        local, "restoring indexes and constraints", "--section=post-data", f"--jobs={settings.jobs}"
+    )
+
+
+def _load_rows(
+    programs: Programs,
+    target: Endpoint,
+    archive: ArchiveSource,
+    local: Path,
+    encoding: str,
+    settings: LoadSettings,
+    left_s: Callable[[], float | None],
+    progress: Progress,
+) -> Loaded:
+    parts = archive.rows()
+    total = sum(part.size for part in parts)
+    past_the_wal = unlogged(target, parts) if settings.unlogged else contextlib.nullcontext()
+    with (
+        past_the_wal,
+        RowLoader(target, parts, jobs=settings.jobs, encoding=encoding) as rows,
+        _pg_restore(
+            programs,
+            target,
+            local,
+            *settings.options,
+            "--section=data",
+            f"--jobs={settings.jobs}",
+        ) as child,
+    ):
+
+        def watch() -> None:
+            limit_s = left_s()
+            if limit_s is not None and limit_s <= 0:
+                raise ProcessTimeout(f"it did not end within {settings.timeout_s:g} s")
+            if rows.errors or rows.damaged:
+                raise _Enough
+            progress(Step("restoring", rows.done_bytes, total, "bytes", rows=rows.done_rows))
+
+        try:
+            small = _judge(child.wait(timeout_s=left_s(), watch=watch))
+            rows.wait(watch)
+        except _Enough:
+            small = Loaded((), False)
+    errors = (*rows.errors, *small.errors)
+    return Loaded(
+        errors[:_ERRORS_SHOWN],
+        bool(errors) and all(_ENVIRONMENT.search(error) for error in errors),
+        rows.damaged,
+    )
+
+
+@contextmanager
+def unlogged(target: Endpoint, parts: Sequence[Rows]) -> Iterator[None]:
+    """Have tables written without WAL, and call them what they were afterwards.
+
+    COPY skips the WAL by itself (``wal_level = minimal``) only in the transaction that made the
+    table, so on one connection. ``SET LOGGED`` would write every table again; the catalogue's word
+    is enough where nobody asks for the tables after a crash.
+    """
+    is_unlogged = "SELECT oid FROM pg_catalog.pg_class WHERE relpersistence = 'u'"
+    with target.connect(autocommit=True) as connection:
+        before = [row[0] for row in connection.execute(is_unlogged)]
+        for table in dict.fromkeys(part.table for part in parts):
+            # A table that can't be is loaded as it is.
+            with contextlib.suppress(psycopg.Error):
+                connection.execute(
+                    sql.SQL("ALTER TABLE ONLY {} SET UNLOGGED").format(sql.Identifier(*table))
+                )
+        yield
+        # Toast tables and sequences have gone with them.
+        connection.execute(
+            "UPDATE pg_catalog.pg_class SET relpersistence = 'p' "
+            "WHERE relpersistence = 'u' AND oid <> ALL (%s::pg_catalog.oid[])",
+            [before],
+        )
+
+
+class _Enough(Exception):
+    """There is nothing to wait for any more."""
+
+
+def _pg_restore(programs: Programs, target: Endpoint, folder: Path, *options: str) -> Child:
+    return Child(
         [
             *dies_with_us("TERM"),
             programs.path("pg_restore"),
             "--no-password",
             "--no-tablespaces",
-            f"--jobs={jobs}",
             *options,
             *target.child_arguments(),
-            archive,
+            folder,
         ],
         env=target.child_environment(),
         name="pg_restore",
-    ) as child:
-        return _judge(child.wait(timeout_s=timeout_s, watch=watch))
+    )

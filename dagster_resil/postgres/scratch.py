@@ -49,19 +49,29 @@ _SETTINGS = {
     "autovacuum": "off",
     "max_wal_size": "4GB",
     "checkpoint_timeout": "1h",
-    "shared_buffers": "256MB",
-    "maintenance_work_mem": "256MB",
     "max_connections": "40",
     # A dump locks every table of the database at once.
     "max_locks_per_transaction": "1024",
     # Containers give /dev/shm 64 MB, which parallel index builds overrun.
     "dynamic_shared_memory_type": "mmap",
     "jit": "off",
+    # Tables may be loaded past the WAL, and would be empty after a crash: no server is better.
+    "restart_after_crash": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_min_messages": "fatal",
     "log_min_error_statement": "panic",
 }
+
+
+def _memory() -> dict[str, str]:
+    """Return the settings that depend on the machine's memory."""
+    megabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    return {
+        "shared_buffers": f"{max(128, min(1024, megabytes // 16))}MB",
+        # Each of the connections that build indexes may take as much.
+        "maintenance_work_mem": f"{max(64, min(1024, megabytes // 32))}MB",
+    }
 
 
 @dataclass
@@ -211,7 +221,7 @@ def scratch_server(
         )
         hand_over(space.socket_dir)
         stack.callback(server.stop)
-        server.initialize(_SETTINGS)
+        server.initialize(_SETTINGS | _memory())
         server.start()
         yield ScratchServer(server, space, programs.version)
 

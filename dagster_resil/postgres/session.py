@@ -30,22 +30,34 @@ _SETTINGS = {
 def settle(connection: Connection, *, lock_timeout_s: float = 60, gentle: bool = False) -> None:
     """Prepare a session for reading; needs to come before its first transaction's reads.
 
-    :param gentle: on a source, no parallel workers: one connection costs one core.
+    :param gentle: on a source, no parallel workers (one connection costs one core), and no
+        compiler, which takes longer than it saves on one pass over a table.
+    """
+    connection.execute(
+        settling(connection.info.server_version, lock_timeout_s=lock_timeout_s, gentle=gentle)
+    )
+
+
+def settling(
+    server_version: int, *, lock_timeout_s: float = 60, gentle: bool = False
+) -> sql.Composed:
+    """Return the statement that :func:`settle` runs.
+
+    :param server_version: 150018 for 15.18.
     """
     settings = dict(_SETTINGS, lock_timeout=f"{int(lock_timeout_s * 1000)}ms")
     if gentle:
         settings["max_parallel_workers_per_gather"] = "0"
-    if connection.info.server_version >= 140000:
+        settings["jit"] = "off"
+    if server_version >= 140000:
         settings["idle_session_timeout"] = "0"
-    if connection.info.server_version >= 170000:
+    if server_version >= 170000:
         settings["transaction_timeout"] = "0"
-    connection.execute(
-        sql.SQL("SELECT {}").format(
-            sql.SQL(", ").join(
-                sql.SQL("pg_catalog.set_config({}, {}, false)").format(
-                    sql.Literal(key), sql.Literal(value)
-                )
-                for key, value in settings.items()
+    return sql.SQL("SELECT {}").format(
+        sql.SQL(", ").join(
+            sql.SQL("pg_catalog.set_config({}, {}, false)").format(
+                sql.Literal(key), sql.Literal(value)
             )
+            for key, value in settings.items()
         )
     )

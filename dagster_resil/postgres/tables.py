@@ -9,7 +9,8 @@ sorted by name, because a restore may put an inherited table's columns in anothe
 follows each type's own equality (1.0 = 1.00 for numeric, 1 month = 30 days for interval). Columns
 of types that have no such hash, and of types that hash by OID (enums, reg*, aclitem), go in by
 their text, also where they hide in arrays, domains, ranges and composites. In the "text" form
-every column does. A server before version 14 knows the text form only.
+every column does. A server before version 14 knows the text form only. In the "none" form rows
+are only counted.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from psycopg import sql
 
 from dagster_resil.postgres.connection import Connection
 
-FingerprintForm = Literal["hash", "text"]
+FingerprintForm = Literal["hash", "text", "none"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class Relation:
     :param moves_within: the partitioned table among whose leaves a restore may spread the rows
         anew, as "schema" and "name": a hash of an enum is a hash of OIDs.
     :param file_node: the number of its file as the snapshot's catalogue shows it.
+    :param bytes: its size on disk, with TOAST, without indexes.
+    :param pages: the pages of its main file when it was looked at; 0 where rows have no ctid that
+        ranges can be made of (an access method other than heap).
+    :param stored: the columns that COPY writes, in their order: not the generated ones.
     :param extension: the extension that it belongs to, whose rows a dump leaves out unless the
         extension asks for them.
     """
@@ -55,6 +60,8 @@ class Relation:
     readable: bool
     row_security: bool
     columns: tuple[Column, ...]
+    pages: int = 0
+    stored: tuple[str, ...] = ()
     moves_within: tuple[str, str] | None = None
 
     @property
@@ -74,8 +81,11 @@ SELECT c.oid, n.nspname, c.relname, c.relfilenode, pg_catalog.pg_table_size(c.oi
            AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass),
        pg_catalog.has_schema_privilege(n.oid, 'USAGE')
          AND pg_catalog.has_table_privilege(c.oid, 'SELECT'),
-       pg_catalog.row_security_active(c.oid)
+       pg_catalog.row_security_active(c.oid),
+       CASE WHEN a.amname = 'heap' THEN pg_catalog.pg_relation_size(c.oid)
+         / pg_catalog.current_setting('block_size')::pg_catalog.int8 ELSE 0 END
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_catalog.pg_am a ON a.oid = c.relam
  WHERE c.relkind = 'r' AND c.relpersistence <> 't'
    AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
  ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"
@@ -98,10 +108,11 @@ SELECT DISTINCT ON (c.oid) c.oid, n.nspname, p.relname
 
 # A virtual generated column (18) is not stored: there is nothing of it to compare.
 _COLUMNS = """
-SELECT a.attrelid, a.attname, a.atttypid, a.attcollation
+SELECT a.attrelid, a.attname, a.atttypid, a.attcollation, a.attgenerated = ''
   FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
  WHERE c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v'
    AND a.attrelid >= 16384
+ ORDER BY a.attrelid, a.attnum
 """
 
 _TYPES = """
@@ -177,7 +188,10 @@ def list_tables(connection: Connection) -> list[Relation]:
         )
     }
     columns: dict[int, list[Column]] = {}
-    for relation, name, type_oid, collation in connection.execute(_COLUMNS):
+    stored: dict[int, list[str]] = {}
+    for relation, name, type_oid, collation, is_stored in connection.execute(_COLUMNS):
+        if is_stored:
+            stored.setdefault(relation, []).append(name)
         by_text = not types.hashable(type_oid) or collation in fickle
         columns.setdefault(relation, []).append(Column(name, by_text))
     moving = {row[0]: (row[1], row[2]) for row in connection.execute(_MOVING)}
@@ -192,9 +206,11 @@ def list_tables(connection: Connection) -> list[Relation]:
             readable=readable,
             row_security=row_security,
             columns=tuple(sorted(columns.get(oid, []), key=lambda column: column.name)),
+            pages=pages or 0,
+            stored=tuple(stored.get(oid, [])),
             moves_within=moving.get(oid),
         )
-        for oid, schema, name, file_node, size, extension, readable, row_security in (
+        for oid, schema, name, file_node, size, extension, readable, row_security, pages in (
             connection.execute(_RELATIONS)
         )
     ]
@@ -207,6 +223,8 @@ def default_form(server_version: int) -> FingerprintForm:
 
 def fingerprint_query(relation: Relation, form: FingerprintForm) -> sql.Composed:
     """Return the query for a table's row count and fingerprint, in one pass over the table."""
+    if form == "none":
+        return sql.SQL("SELECT pg_catalog.count(*), NULL FROM ONLY {}").format(relation.identifier)
     if not relation.columns:
         return sql.SQL("SELECT pg_catalog.count(*), '0' FROM ONLY {}").format(relation.identifier)
     # By the type's output function, as COPY writes it: a cast of xml to text gives other bytes.
@@ -235,7 +253,7 @@ class Content:
     """What a table holds."""
 
     rows: int
-    fingerprint: str
+    fingerprint: str | None
 
 
 def read_content(connection: Connection, relation: Relation, form: FingerprintForm) -> Content:

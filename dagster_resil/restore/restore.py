@@ -15,17 +15,17 @@ from typing import Any
 
 from dagster_resil.errors import NoSpace, RestoreFailed, SourceUnreachable
 from dagster_resil.postgres.connection import Endpoint
-from dagster_resil.postgres.load import apply_globals, load_archive
+from dagster_resil.postgres.load import LoadSettings, apply_globals, load_archive
 from dagster_resil.postgres.programs import Programs, client_for, server_for
 from dagster_resil.postgres.scratch import keep, need_room, scratch_bytes, scratch_server, sweep
 from dagster_resil.process import DAY_S, ProcessTimeout
-from dagster_resil.progress import Progress, Step, silent
+from dagster_resil.progress import Progress, silent
 from dagster_resil.restore.guard import check_target
 from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.base import Vault
 from dagster_resil.vault.expected import Expected
 from dagster_resil.vault.model import Check, Manifest, TableComparison
-from dagster_resil.verify.archive import fetch
+from dagster_resil.verify.archive import Archive
 from dagster_resil.verify.compare import to_records
 from dagster_resil.verify.prove import (
     CannotRead,
@@ -134,20 +134,49 @@ def _explained() -> Iterator[None]:
 
 
 def _fetched(
-    backups: Backups, manifest: Manifest, folder: Path, jobs: int, progress: Progress
-) -> tuple[Check, Expected]:
-    intact = fetch(backups, manifest, folder, jobs=jobs, progress=progress)
-    if intact.verdict is not Verdict.PASS:
-        raise RestoreFailed(
-            f"backup {manifest.backup_id} is damaged: {intact.summary}",
-            hint="use another one (resil list); nothing was restored",
-        )
+    backups: Backups,
+    manifest: Manifest,
+    space: Workspace,
+    scratch_too: int,
+    settings: RestoreSettings,
+    progress: Progress,
+) -> tuple[Archive, Expected]:
+    """Bring what a restore needs at hand, and see that nothing of the backup is missing.
+
+    :param scratch_too: the room that a scratch server needs beside it, in bytes.
+    """
+    archive = Archive(backups, manifest, space.path / "backup")
+    need_room(space.path, archive.local_bytes + scratch_too, f"to restore {manifest.backup_id}")
+    intact = archive.fetch(jobs=settings.jobs, progress=progress)
+    if not intact or settings.replace is not None:
+        # What is there is dropped only for a backup of which every byte was looked at.
+        check = archive.check(jobs=settings.jobs, progress=progress)
+        if check.verdict is not Verdict.PASS:
+            raise RestoreFailed(
+                f"backup {manifest.backup_id} is damaged: {check.summary}",
+                hint="use another one (resil list); nothing was restored",
+            )
     try:
-        return intact, read_expected(manifest, folder)
+        return archive, read_expected(manifest, archive.folder)
     except CannotRead as error:
         raise RestoreFailed(
             f"backup {manifest.backup_id} is damaged: {error}", hint="use another one (resil list)"
         ) from error
+
+
+def _intact(archive: Archive, settings: RestoreSettings, progress: Progress) -> Check:
+    """Return ``archive_intact`` after the restore.
+
+    :raises RestoreFailed: it is not.
+    """
+    check = archive.check(jobs=settings.jobs, progress=progress)
+    if check.verdict is not Verdict.PASS:
+        raise RestoreFailed(
+            f"the backup is damaged: {check.summary}",
+            hint="the target holds a part of the data: drop it, and use another backup (resil "
+            "list)",
+        )
+    return check
 
 
 def restore_backup(
@@ -173,13 +202,13 @@ def restore_backup(
         dumped_by = int(manifest.tools["pg_dump"].split(".")[0])
         programs = client_for(max(dumped_by, manifest.source.major))
         space = stack.enter_context(Workspace(settings.work_dir))
-        need_room(space.path, manifest.bytes, f"to fetch {manifest.backup_id}")
-        folder = space.path / "backup"
-        intact, expected = _fetched(Backups(vault), manifest, folder, settings.jobs, progress)
+        archive, expected = _fetched(Backups(vault), manifest, space, 0, settings, progress)
+        folder = archive.folder
         seconds["fetch"] = round(time.monotonic() - begun, 3)
         began = time.monotonic()
-        _load(programs, target, folder, settings, progress)
+        _load(programs, target, manifest, archive, settings, progress)
         seconds["restore"] = round(time.monotonic() - began, 3)
+        intact = _intact(archive, settings, progress)
         checks = [intact, _clean(identity.server_version, seconds["restore"])]
         began = time.monotonic()
         compared = compare_database(
@@ -224,41 +253,36 @@ def _reached(target: Endpoint) -> Iterator[Any]:
 def _load(
     programs: Programs,
     target: Endpoint,
-    folder: Path,
+    manifest: Manifest,
+    archive: Archive,
     settings: RestoreSettings,
     progress: Progress,
 ) -> None:
-    options: tuple[str, ...] = ()
-    if settings.replace is not None:
-        options += ("--clean", "--if-exists")
-    if not settings.owners:
-        options += ("--no-owner", "--no-acl")
     if settings.roles:
-        made = apply_globals(programs, target, folder / "globals.sql", part="roles")
+        made = apply_globals(programs, target, archive.folder / "globals.sql", part="roles")
         if not made.clean:
             raise RestoreFailed(
                 f"creating the roles in {target.describe()} failed: {made.errors[0]}",
                 hint="log in as a superuser (or one with CREATEROLE), or use --no-roles when the "
                 "roles are there already",
             )
-    began = time.monotonic()
-
-    def watch() -> None:
-        progress(Step("restoring", int(time.monotonic() - began), None, "s"))
-
     loaded = load_archive(
         programs,
         target,
-        folder / "archive",
-        jobs=settings.jobs,
-        options=options,
-        timeout_s=settings.timeout_s,
-        watch=watch,
+        archive,
+        encoding=manifest.source.encoding,
+        settings=LoadSettings(
+            jobs=settings.jobs,
+            options=() if settings.owners else ("--no-owner", "--no-acl"),
+            clean=settings.replace is not None,
+            timeout_s=settings.timeout_s,
+        ),
+        progress=progress,
     )
     if not loaded.clean:
         more = len(loaded.errors) - 1
         raise RestoreFailed(
-            f"pg_restore into {target.describe()} met an error: {loaded.errors[0]}"
+            f"restoring into {target.describe()} met an error: {loaded.errors[0]}"
             + (f" (and {more} more)" if more else ""),
             hint="the target holds a part of the data: drop it and begin with a new database; "
             "a login that is no superuser may need --no-owners",
@@ -336,13 +360,15 @@ def restore_to_scratch(
     begun = time.monotonic()
     seconds: dict[str, float] = {}
     with _explained(), Workspace(settings.work_dir) as space:
-        need_room(
-            space.path,
-            manifest.bytes + scratch_bytes(manifest.database_bytes),
-            f"to restore {manifest.backup_id}",
+        archive, expected = _fetched(
+            Backups(vault),
+            manifest,
+            space,
+            scratch_bytes(manifest.database_bytes),
+            settings,
+            progress,
         )
-        folder = space.path / "backup"
-        intact, expected = _fetched(Backups(vault), manifest, folder, settings.jobs, progress)
+        folder = archive.folder
         seconds["fetch"] = round(time.monotonic() - begun, 3)
         programs = server_for(manifest.source.major)
         with scratch_server(
@@ -357,10 +383,12 @@ def restore_to_scratch(
                 scratch,
                 archive_programs(manifest, programs),
                 manifest,
-                folder,
+                archive,
                 settings=VerifySettings(jobs=settings.jobs, timeout_s=settings.timeout_s),
                 progress=progress,
+                kept=True,
             )
+            intact = _intact(archive, settings, progress)
             if not loaded.clean:
                 raise RestoreFailed(
                     f"restoring {manifest.backup_id} met an error: {loaded.errors[0]}",

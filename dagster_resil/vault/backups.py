@@ -165,6 +165,13 @@ class Backups:
         """Read an object of a backup as a stream of chunks."""
         return self.vault.open(folder(backup_id) + name)
 
+    def object_size(self, backup_id: str, name: str) -> int:
+        """Return the size of an object of a backup, in bytes.
+
+        :raises ObjectMissing: there is none of that name.
+        """
+        return self.vault.size(folder(backup_id) + name)
+
     def commit(self, manifest: Manifest) -> None:
         """Write the manifest, which makes it a backup.
 

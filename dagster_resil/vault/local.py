@@ -44,6 +44,18 @@ _HINTS = {
     errno.EIO: "the disk reports errors: look at the kernel's log (dmesg)",
     errno.EMFILE: "allow more open files (ulimit -n)",
 }
+# What a network share answers while its server restarts or its connection is made anew.
+_TRANSIENT = (
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.ECONNRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 _ours: set[str] = set()
@@ -79,6 +91,7 @@ class LocalVault(Vault):
         return VaultError(
             f"can't {what} in vault {self.url}: {reason}",
             hint=hint or _HINTS.get(error.errno or 0, "look at the folder with ls -la"),
+            transient=error.errno in _TRANSIENT,
         )
 
     @contextmanager

@@ -100,15 +100,15 @@ class Table(Record):
 
     ``kind`` is "table" or, for the one row that stands for all large objects,
     "large_objects" (rows are objects). ``fingerprint`` is a decimal number, as described in
-    :mod:`dagster_resil.postgres.fingerprint`. ``parts`` are the names of the objects that hold
-    its rows.
+    :mod:`dagster_resil.postgres.tables`; None when only the rows were counted. ``parts``
+    are the names of the objects that hold its rows, in the order in which they are one file.
     """
 
     schema_: str = Field(alias="schema")
     name: str
     kind: Literal["table", "large_objects"] = "table"
     rows: Annotated[int, Field(ge=0)]
-    fingerprint: str
+    fingerprint: str | None
     bytes: Bytes
     parts: tuple[str, ...] = ()
 
@@ -140,14 +140,14 @@ class StoredObject(Record):
 class Expectations(Record):
     """What the restored database has to equal, beyond the tables' rows.
 
-    :param fingerprint: the form of the fingerprints: "hash" (the types' own equality) or
-        "text" (every value by its text).
+    :param fingerprint: the form of the fingerprints: "hash" (the types' own equality), "text"
+        (every value by its text), or "none" when only the rows were counted.
     :param schema_object: the name of the object that holds ``pg_dump --schema-only`` of the
         source, made under the snapshot.
     :param inventory_object: the name of the object that holds what such a dump does not show.
     """
 
-    fingerprint: Literal["hash", "text"] = "hash"
+    fingerprint: Literal["hash", "text", "none"] = "hash"
     schema_object: str
     inventory_object: str
 

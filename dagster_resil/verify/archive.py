@@ -1,112 +1,265 @@
-"""``archive_intact``: fetching a backup's objects, with every checksum looked at."""
+"""``archive_intact``: a backup's objects on their way to a restore, every checksum looked at.
+
+What is restored is what was summed: the same bytes, read once. Large tables go from the vault
+straight into the database, so their sums are known when the load is over; the other objects are
+copied into a local folder first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import re
+import threading
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from dagster_resil.errors import ObjectMissing, VaultError
-from dagster_resil.postgres.archive import ArchiveUnreadable, read_contents
+from dagster_resil.errors import ObjectDamaged, ObjectMissing, VaultError
+from dagster_resil.postgres.archive import ArchiveUnreadable, TableOfContents, read_contents
+from dagster_resil.postgres.load import Rows
 from dagster_resil.progress import Progress, Step
 from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.checksums import Checksums
-from dagster_resil.vault.model import Check, Manifest, StoredObject
+from dagster_resil.vault.model import Check, Manifest, StoredObject, Table
 from dagster_resil.verify.compare import DETAILS_SHOWN
 from dagster_resil.verify.verdict import Verdict
 
+STREAMED_BYTES = 1 << 20
+"""A table of which the backup has less is left to pg_restore, by way of the local folder."""
+_PART = re.compile(r"(archive/(?P<file>.+?))\.gz(\.[0-9]{4,})?")
 
-def fetch(
-    backups: Backups, manifest: Manifest, folder: Path, *, jobs: int, progress: Progress
-) -> Check:
-    """Copy a backup's objects below a folder and compare each with the manifest.
 
-    What is restored is what was summed: the same bytes, read once.
+@dataclass(frozen=True)
+class _Streamed:
+    """A table whose rows go straight into the database."""
 
-    :return: the check ``archive_intact``.
+    table: Table
+    file: str
+    parts: tuple[StoredObject, ...]
+
+
+class Archive:
+    """The objects of one backup, while it is being restored.
+
+    :param folder: where the objects go that are copied first.
     """
-    total = manifest.bytes
-    done = 0
 
-    def fetch_one(item: StoredObject) -> str | None:
-        nonlocal done
-        wrong = _fetch_object(backups, manifest.backup_id, item, folder)
-        done += item.size
-        progress(Step("fetching", done, total, "bytes"))
-        return wrong
+    def __init__(self, backups: Backups, manifest: Manifest, folder: Path) -> None:
+        self._backups = backups
+        self._manifest = manifest
+        self.folder = folder
+        self._objects = {item.name: item for item in manifest.objects}
+        self._lock = threading.Lock()
+        self._wrong: dict[str, str] = {}
+        self._seen: set[str] = set()
+        self._other_problems: list[str] = []
+        self._streamed = [streamed for table in manifest.tables if (streamed := self._large(table))]
+        self._by_way_of_folder = self._objects.keys() - {
+            part.name for streamed in self._streamed for part in streamed.parts
+        }
+        self._contents: TableOfContents | None = None
 
-    with ThreadPoolExecutor(max(1, jobs), thread_name_prefix="fetch") as pool:
-        problems = [
-            _named(manifest, item, wrong)
-            for item, wrong in zip(
-                manifest.objects, pool.map(fetch_one, manifest.objects), strict=True
-            )
-            if wrong
+    def _large(self, table: Table) -> _Streamed | None:
+        """Return how a table is streamed, if it is large enough for that."""
+        parts = [self._objects[name] for name in table.parts if name in self._objects]
+        if len(parts) != len(table.parts) or sum(part.size for part in parts) < STREAMED_BYTES:
+            return None
+        files = {found["file"] for name in table.parts if (found := _PART.fullmatch(name))}
+        return _Streamed(table, files.pop(), tuple(parts)) if len(files) == 1 else None
+
+    @property
+    def local_bytes(self) -> int:
+        """Return how much room the folder needs."""
+        return sum(self._objects[name].size for name in self._by_way_of_folder)
+
+    @property
+    def contents(self) -> TableOfContents:
+        """Return the archive's table of contents, once it is fetched."""
+        if self._contents is None:
+            raise ArchiveUnreadable("the archive's toc.dat was not read")
+        return self._contents
+
+    def fetch(self, *, jobs: int, progress: Progress) -> bool:
+        """Copy what is not streamed; return whether nothing is known to be wrong."""
+        items = [item for item in self._manifest.objects if item.name in self._by_way_of_folder]
+        streamed = [part for each in self._streamed for part in each.parts]
+        total = sum(item.size for item in items)
+        done = 0
+
+        def fetch_one(item: StoredObject) -> None:
+            nonlocal done
+            target = self.folder / item.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with (
+                contextlib.suppress(VaultError),  # noted
+                target.open("wb") as file,
+                self.open(item) as chunks,
+            ):
+                for chunk in chunks:
+                    file.write(chunk)
+            done += item.size
+            progress(Step("fetching", done, total, "bytes"))
+
+        with ThreadPoolExecutor(max(1, jobs), thread_name_prefix="fetch") as pool:
+            list(pool.map(fetch_one, items))
+            list(pool.map(self._look, streamed))
+        self._other_problems = [
+            f"object {part} of table {table.schema_}.{table.name} is not in the manifest's list"
+            for table in self._manifest.tables
+            for part in table.parts
+            if part not in self._objects
         ]
-    listed = {item.name for item in manifest.objects}
-    problems += [
-        f"object {part} of table {table.schema_}.{table.name} is not in the manifest's list"
-        for table in manifest.tables
-        for part in table.parts
-        if part not in listed
-    ]
-    if not problems:
-        problems += _parse(folder / "archive" / "toc.dat", manifest.source.encoding)
-    if problems:
-        more = f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""
+        if not self._wrong:
+            self._other_problems += self._parse()
+        return not self._wrong and not self._other_problems
+
+    def _look(self, item: StoredObject) -> None:
+        """See that a large object is there and as large as it should be."""
+        try:
+            size = self._backups.object_size(self._manifest.backup_id, item.name)
+        except ObjectMissing:
+            self._note(item, "is missing")
+        except VaultError as error:
+            self._note(item, f"can't be read: {error.message}")
+        else:
+            if size != item.size:
+                self._note(item, _other_size(size, item))
+
+    def _parse(self) -> list[str]:
+        try:
+            data = (self.folder / "archive" / "toc.dat").read_bytes()
+            self._contents = read_contents(data, self._manifest.source.encoding)
+        except ArchiveUnreadable as error:
+            return [error.message]
+        except OSError as error:
+            return [f"the archive has no toc.dat: {error.strerror}"]
+        named = {entry.file_name for entry in self._contents.entries if entry.file_name}
+        return [
+            f"the archive does not name the data of table {each.table.title}"
+            for each in self._streamed
+            if each.file not in named
+        ]
+
+    def _note(self, item: StoredObject, wrong: str) -> None:
+        with self._lock:
+            self._wrong[item.name] = wrong
+            self._seen.add(item.name)
+
+    @contextmanager
+    def open(self, item: StoredObject) -> Iterator[Iterator[bytes]]:
+        """Read an object, and see at its end that it is what the manifest says.
+
+        :raises VaultError: it is missing, can't be read, or is another: ObjectDamaged. It is
+            noted for the check.
+        """
+        try:
+            with self._backups.open_object(self._manifest.backup_id, item.name) as chunks:
+                yield self._summed(item, chunks)
+        except ObjectDamaged:
+            raise
+        except ObjectMissing:
+            self._note(item, "is missing")
+            raise
+        except VaultError as error:
+            self._note(item, f"can't be read: {error.message}")
+            raise
+
+    def _summed(self, item: StoredObject, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        sums = Checksums()
+        for chunk in chunks:
+            sums.update(chunk)
+            yield chunk
+        wrong = ""
+        if sums.size != item.size:
+            wrong = _other_size(sums.size, item)
+        elif sums.crc32c != item.crc32c or sums.sha256 != item.sha256:
+            wrong = "has other contents than its checksums say"
+        if wrong:
+            self._note(item, wrong)
+            raise ObjectDamaged(f"object {item.name} of {self._manifest.backup_id} {wrong}")
+        with self._lock:
+            self._seen.add(item.name)
+
+    @property
+    def intact_so_far(self) -> bool:
+        """Return whether nothing is known to be wrong."""
+        return not self._wrong and not self._other_problems
+
+    def rows(self) -> list[Rows]:
+        """Return the parts that are to be streamed, those of the largest table first."""
+        statements = {
+            entry.file_name: entry.copy_statement
+            for entry in self.contents.of_kind("TABLE DATA")
+            if entry.file_name and entry.copy_statement
+        }
+        return [
+            Rows(
+                table=(each.table.schema_, each.table.name),
+                statement=statements[each.file],
+                part=part.name,
+                size=part.size,
+                open=lambda part=part: self.open(part),  # type: ignore[misc]
+            )
+            for each in sorted(self._streamed, key=lambda each: -each.table.bytes)
+            for part in each.parts
+        ]
+
+    def write_contents(self, contents: TableOfContents, folder: Path) -> None:
+        """Make a folder that pg_restore takes for an archive with other contents."""
+        folder.mkdir()
+        for file in (self.folder / "archive").iterdir():
+            if file.name != "toc.dat":
+                (folder / file.name).hardlink_to(file)  # pg_restore refuses symbolic links
+        (folder / "toc.dat").write_bytes(contents.to_bytes())
+
+    def local_contents(self) -> TableOfContents:
+        """Return the table of contents without what is streamed."""
+        return self.contents.without_data_of({each.file for each in self._streamed})
+
+    def check(self, *, jobs: int, progress: Progress) -> Check:
+        """Return ``archive_intact``; what no restore has read so far is read for it."""
+        left = [item for item in self._manifest.objects if item.name not in self._seen]
+        done = 0
+
+        def sum_one(item: StoredObject) -> None:
+            nonlocal done
+            with contextlib.suppress(VaultError), self.open(item) as chunks:  # noted
+                for _ in chunks:
+                    pass
+            done += item.size
+            progress(Step("reading the archive", done, sum(i.size for i in left), "bytes"))
+
+        with ThreadPoolExecutor(max(1, jobs), thread_name_prefix="sum") as pool:
+            list(pool.map(sum_one, left))
+        problems = [
+            self._named(item, self._wrong[item.name])
+            for item in self._manifest.objects
+            if item.name in self._wrong
+        ] + self._other_problems
+        if problems:
+            more = f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""
+            return Check(
+                name="archive_intact",
+                verdict=Verdict.FAIL,
+                summary=problems[0] + more,
+                details=tuple(problems[:DETAILS_SHOWN]),
+            )
         return Check(
             name="archive_intact",
-            verdict=Verdict.FAIL,
-            summary=problems[0] + more,
-            details=tuple(problems[:DETAILS_SHOWN]),
+            verdict=Verdict.PASS,
+            summary=f"{len(self._objects):,} objects, {self._manifest.bytes / 1e6:,.1f} MB, every "
+            "size, crc32c and sha256 as in the manifest",
         )
-    return Check(
-        name="archive_intact",
-        verdict=Verdict.PASS,
-        summary=f"{len(manifest.objects):,} objects, {total / 1e6:,.1f} MB, every size, crc32c "
-        "and sha256 as in the manifest",
-    )
+
+    def _named(self, item: StoredObject, wrong: str) -> str:
+        """Name the table whose rows an object holds: that is what its owner knows."""
+        for table in self._manifest.tables:
+            if item.name in table.parts:
+                return f"{table.schema_}.{table.name}: object {item.name} {wrong}"
+        return f"object {item.name} {wrong}"
 
 
-def _fetch_object(backups: Backups, backup_id: str, item: StoredObject, folder: Path) -> str | None:
-    """Copy one object; return what is wrong with it."""
-    target = folder / item.name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sums = Checksums()
-    try:
-        with backups.open_object(backup_id, item.name) as chunks, target.open("wb") as file:
-            for chunk in _summed(chunks, sums):
-                file.write(chunk)
-    except ObjectMissing:
-        return "is missing"
-    except VaultError as error:
-        return f"can't be read: {error.message}"
-    if sums.size != item.size:
-        return f"has {sums.size:,} bytes, the manifest says {item.size:,}"
-    if sums.crc32c != item.crc32c or sums.sha256 != item.sha256:
-        return "has other contents than its checksums say"
-    return None
-
-
-def _summed(chunks: Iterator[bytes], sums: Checksums) -> Iterator[bytes]:
-    for chunk in chunks:
-        sums.update(chunk)
-        yield chunk
-
-
-def _named(manifest: Manifest, item: StoredObject, wrong: str) -> str:
-    """Name the table whose rows an object holds: that is what its owner knows."""
-    for table in manifest.tables:
-        if item.name in table.parts:
-            return f"{table.schema_}.{table.name}: object {item.name} {wrong}"
-    return f"object {item.name} {wrong}"
-
-
-def _parse(toc: Path, encoding: str) -> list[str]:
-    try:
-        read_contents(toc.read_bytes(), encoding)
-    except ArchiveUnreadable as error:
-        return [error.message]
-    except OSError as error:
-        return [f"the archive has no toc.dat: {error.strerror}"]
-    return []
+def _other_size(size: int, item: StoredObject) -> str:
+    return f"has {size:,} bytes, the manifest says {item.size:,}"

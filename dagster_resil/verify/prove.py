@@ -19,7 +19,7 @@ import dagster_resil
 from dagster_resil.errors import CannotProve, NoServer, ResilError
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.inventory import LargeObjects, read_sequences, take_inventory
-from dagster_resil.postgres.load import Loaded, apply_globals, load_archive
+from dagster_resil.postgres.load import Loaded, LoadSettings, apply_globals, load_archive
 from dagster_resil.postgres.programs import Programs, client_for, server_for
 from dagster_resil.postgres.scratch import (
     ScratchServer,
@@ -35,7 +35,7 @@ from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.base import Vault
 from dagster_resil.vault.expected import Expected
 from dagster_resil.vault.model import FORMAT, Check, Manifest, Receipt
-from dagster_resil.verify.archive import fetch
+from dagster_resil.verify.archive import Archive
 from dagster_resil.verify.compare import (
     DETAILS_SHOWN,
     compare_tables,
@@ -186,17 +186,25 @@ def _prove(
     findings: _Findings,
     progress: Progress,
 ) -> None:
+    archive = Archive(backups, manifest, space.path / "backup")
     need_room(
         space.path,
-        manifest.bytes + scratch_bytes(manifest.database_bytes),
+        archive.local_bytes + scratch_bytes(manifest.database_bytes),
         f"to restore {manifest.backup_id}",
     )
-    folder = space.path / "backup"
+    folder = archive.folder
     begun = time.monotonic()
-    intact = findings.add(fetch(backups, manifest, folder, jobs=settings.jobs, progress=progress))
+    fetched = archive.fetch(jobs=settings.jobs, progress=progress)
     findings.seconds["fetch"] = time.monotonic() - begun
-    if intact is not Verdict.PASS:
-        findings.rest_is_open("the archive is damaged, so it was not restored")
+
+    def judge_archive() -> Verdict:
+        verdict = findings.add(archive.check(jobs=settings.jobs, progress=progress))
+        if verdict is not Verdict.PASS:
+            findings.rest_is_open("the archive is damaged, so it was not restored")
+        return verdict
+
+    if not fetched:
+        judge_archive()
         return
     try:
         expected = read_expected(manifest, folder)
@@ -204,9 +212,12 @@ def _prove(
         findings.add(Check(name="archive_intact", verdict=Verdict.FAIL, summary=str(error)))
         findings.rest_is_open("the archive is damaged, so it was not restored")
         return
-
-    programs = server_for(manifest.source.major)
-    restorer = archive_programs(manifest, programs)
+    try:
+        programs = server_for(manifest.source.major)
+        restorer = archive_programs(manifest, programs)
+    except CannotProve:
+        judge_archive()  # that much can be said without a server
+        raise
     findings.tools |= {"pg_restore": restorer.version}
     with scratch_server(
         programs,
@@ -217,12 +228,18 @@ def _prove(
     ) as scratch:
         findings.server_version = scratch.version
         findings.isolation = scratch.isolation
-        _need_extensions(scratch, expected)
+        try:
+            _need_extensions(scratch, expected)
+        except CannotProve:
+            judge_archive()
+            raise
         begun = time.monotonic()
         target, loaded = load_into_scratch(
-            scratch, restorer, manifest, folder, settings=settings, progress=progress
+            scratch, restorer, manifest, archive, settings=settings, progress=progress
         )
         findings.seconds["restore"] = time.monotonic() - begun
+        if judge_archive() is not Verdict.PASS:
+            return
         clean = findings.add(_restored(loaded, scratch, manifest, findings.seconds["restore"]))
         if clean is not Verdict.PASS:
             findings.rest_is_open("the restore did not end cleanly, so there is nothing to compare")
@@ -320,32 +337,32 @@ def load_into_scratch(
     scratch: ScratchServer,
     restorer: Programs,
     manifest: Manifest,
-    folder: Path,
+    archive: Archive,
     *,
     settings: VerifySettings,
     progress: Progress,
+    kept: bool = False,
 ) -> tuple[Endpoint, Loaded]:
-    """Make the roles and the database in a scratch server, and restore the archive into it."""
+    """Make the roles and the database in a scratch server, and restore the archive into it.
+
+    :param kept: whether the server is to be used by others afterwards.
+    """
     target = scratch.create_database(
         manifest.source.database,
         encoding=manifest.source.encoding,
         collation=manifest.source.collation,
     )
-    loaded = apply_globals(scratch.programs, target, folder / "globals.sql", part="roles")
+    roles = archive.folder / "globals.sql"
+    loaded = apply_globals(scratch.programs, target, roles, part="roles")
     if not loaded.clean:
         return target, loaded
-    began = time.monotonic()
-
-    def watch() -> None:
-        progress(Step("restoring", int(time.monotonic() - began), None, "s"))
-
     return target, load_archive(
         restorer,
         target,
-        folder / "archive",
-        jobs=settings.jobs,
-        timeout_s=settings.timeout_s,
-        watch=watch,
+        archive,
+        encoding=manifest.source.encoding,
+        settings=LoadSettings(jobs=settings.jobs, unlogged=not kept, timeout_s=settings.timeout_s),
+        progress=progress,
     )
 
 

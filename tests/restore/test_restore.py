@@ -28,7 +28,7 @@ from dagster_resil.verify.verdict import Verdict
 from tests.conftest import Source, run_server
 
 
-def fingerprints(endpoint: Endpoint) -> dict[str, tuple[int, str]]:
+def fingerprints(endpoint: Endpoint) -> dict[str, tuple[int, str | None]]:
     with endpoint.connect(autocommit=True) as connection:
         settle(connection)
         found = {}

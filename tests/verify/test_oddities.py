@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dagster_resil.backup.take import BackupSettings, take_backup
+from dagster_resil.backup.take import BackupSettings, Comparison, take_backup
 from dagster_resil.demo.databases import load
 from dagster_resil.postgres.connection import Endpoint
-from dagster_resil.postgres.tables import FingerprintForm
 from dagster_resil.vault import open_vault
 from dagster_resil.vault.model import Receipt
 from dagster_resil.verify.prove import verify_backup
@@ -17,9 +16,9 @@ from dagster_resil.verify.verdict import Verdict
 from tests.conftest import Source
 
 
-def proved(endpoint: Endpoint, folder: Path, form: FingerprintForm = "hash") -> Receipt:
+def proved(endpoint: Endpoint, folder: Path, compare: Comparison = "contents") -> Receipt:
     vault = open_vault((folder / "vault").as_uri())
-    manifest = take_backup(endpoint, vault, name="odd", settings=BackupSettings(fingerprint=form))
+    manifest = take_backup(endpoint, vault, name="odd", settings=BackupSettings(compare=compare))
     return verify_backup(vault, manifest)
 
 
@@ -167,13 +166,13 @@ def test_oddity_passes(source: Source, kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("which", ["shop", "hostile"])
-@pytest.mark.parametrize("form", ["hash", "text"])
+@pytest.mark.parametrize("compare", ["contents", "text"])
 def test_demo_database_passes(
-    source: Source, which: str, form: FingerprintForm, tmp_path: Path
+    source: Source, which: str, compare: Comparison, tmp_path: Path
 ) -> None:
     endpoint = source.create()
     load(endpoint, source.programs, which, scale=0.01)  # type: ignore[arg-type]
-    receipt = proved(endpoint, tmp_path, form)
+    receipt = proved(endpoint, tmp_path, compare)
     assert_passes(receipt)
     assert receipt.rows > 0
     assert receipt.not_checked
