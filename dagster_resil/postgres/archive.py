@@ -213,7 +213,18 @@ class _Reader:
         length = self.integer()
         if length < 0:
             return None
-        return self.take(length).decode(self.codec, "surrogateescape")
+        try:
+            return self.take(length).decode(self.codec, "surrogateescape")
+        except UnicodeDecodeError as error:
+            raise ArchiveUnreadable(
+                f"the archive's toc.dat has text that is none: {error}"
+            ) from None
+
+    def oid(self) -> int:
+        text = self.string() or "0"
+        if not re.fullmatch("[0-9]{1,10}", text):
+            raise ArchiveUnreadable(f"the archive's toc.dat has {text[:20]!r} for an OID")
+        return int(text)
 
 
 class _Writer:
@@ -251,6 +262,8 @@ def read_contents(data: bytes, encoding: str = "UTF8") -> TableOfContents:
             hint="upgrade dagster_resil",
         )
     reader.int_size = reader.byte()
+    if not 1 <= reader.int_size <= 32:  # as pg_restore has it
+        raise ArchiveUnreadable(f"the archive's integers can't have {reader.int_size} bytes")
     reader.byte()  # the size of offsets
     if reader.byte() not in _DIRECTORY:
         raise ArchiveUnreadable("the archive is not in the directory format")
@@ -283,8 +296,8 @@ def _read_entry(reader: _Reader, version: tuple[int, int]) -> Entry:
     began = reader.at
     dump_id = reader.integer()
     had_dumper = reader.integer()
-    table_oid = int(reader.string() or 0)
-    oid = int(reader.string() or 0)
+    table_oid = reader.oid()
+    oid = reader.oid()
     tag = reader.string() or ""
     kind = reader.string() or ""
     section = reader.integer()
