@@ -576,10 +576,13 @@ class _LineCounter:
     def feed(self, chunk: bytes) -> None:
         data = chunk
         while data:
-            self.lines += self._inflate.decompress(data).count(b"\n")
-            data = self._inflate.unused_data
+            # In pieces: of compressed zeros a megabyte holds a gigabyte.
+            self.lines += self._inflate.decompress(data, _CHUNK_BYTES).count(b"\n")
             if self._inflate.eof:
+                data = self._inflate.unused_data
                 self._inflate = zlib.decompressobj(wbits=31)
+            else:
+                data = self._inflate.unconsumed_tail
 
     @property
     def rows(self) -> int:

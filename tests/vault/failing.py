@@ -1,0 +1,47 @@
+"""A vault that fails where a test says so: what no local file system does on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from dagster_resil.errors import VaultError
+from dagster_resil.vault.local import LocalVault
+from dagster_resil.vault.model import StoredObject
+
+
+class FailingVault(LocalVault):
+    """A local vault whose writing or reading of an object may fail.
+
+    :param writing: says for an object's name what is raised when its first piece is written.
+    :param reading: says for an object's name what is raised when it is opened.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        writing: Callable[[str], VaultError | None] = lambda name: None,
+        reading: Callable[[str], VaultError | None] = lambda name: None,
+    ) -> None:
+        super().__init__(path)
+        self._writing = writing
+        self._reading = reading
+
+    def put(self, name: str, chunks: Iterable[bytes]) -> StoredObject:
+        def broken() -> Iterator[bytes]:
+            error = self._writing(name)
+            for chunk in chunks:
+                yield chunk
+                if error is not None:
+                    raise error
+            if error is not None:
+                raise error
+
+        return super().put(name, broken())
+
+    def open(self, name: str) -> AbstractContextManager[Iterator[bytes]]:
+        if (error := self._reading(name)) is not None:
+            raise error
+        return super().open(name)
