@@ -45,7 +45,7 @@ _ENVIRONMENT = re.compile(
     r"No space left on device|Disk quota exceeded|out of memory|out of shared memory"
     r"|could not resize shared memory|server closed the connection unexpectedly"
     r"|terminating connection|the database system is (shutting down|in recovery mode)"
-    r"|connection to server .* failed|could not connect"
+    r"|connection to server .* failed|could not connect|worker process died unexpectedly"
     r"|extension .* is not available|could not open extension control file"
     r"|could not access file|must be loaded via .?shared_preload_libraries"
     r"|can only be loaded via shared_preload_libraries|could not load library"
@@ -55,7 +55,7 @@ _ENVIRONMENT = re.compile(
     re.IGNORECASE,
 )
 # A pg_restore of version 17 sets it also on older servers, which do not know it.
-_HARMLESS = 'unrecognized configuration parameter "transaction_timeout"'
+HARMLESS = 'unrecognized configuration parameter "transaction_timeout"'
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,16 @@ def _judge(done: Completed) -> Loaded:
         piece.strip()
         for piece in pieces
         if re.match(r"(pg_restore|psql)[^\n]*?(error|ERROR|FATAL|fatal|PANIC)\b", piece)
-        and _HARMLESS not in piece
+        and HARMLESS not in piece
     ]
-    harmless = _HARMLESS in done.stderr and not errors
-    if not done.ok and not errors and not harmless:
+    harmless = HARMLESS in done.stderr and not errors
+    # Where memory is short the kernel kills, and the backup is not to blame.
+    killed = done.returncode < 0 and not errors
+    if killed or (not done.ok and not errors and not harmless):
         errors = [done.complaint]
     return Loaded(
         tuple(errors[:_ERRORS_SHOWN]),
-        bool(errors) and all(_ENVIRONMENT.search(error) for error in errors),
+        killed or (bool(errors) and all(_ENVIRONMENT.search(error) for error in errors)),
     )
 
 
@@ -420,7 +422,9 @@ def _load_rows(
     errors = (*rows.errors, *small.errors)
     return Loaded(
         errors[:_ERRORS_SHOWN],
-        bool(errors) and all(_ENVIRONMENT.search(error) for error in errors),
+        bool(errors)
+        and (small.clean or small.environment)
+        and all(_ENVIRONMENT.search(error) for error in rows.errors),
         rows.damaged,
     )
 

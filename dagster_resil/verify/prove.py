@@ -16,7 +16,7 @@ import psycopg
 from pydantic import ValidationError
 
 import dagster_resil
-from dagster_resil.errors import CannotProve, NoServer, ResilError
+from dagster_resil.errors import CannotProve, NoServer, ResilError, SourceUnreachable
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.inventory import LargeObjects, read_sequences, take_inventory
 from dagster_resil.postgres.load import Loaded, LoadSettings, apply_globals, load_archive
@@ -141,6 +141,8 @@ def verify_backup(
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         findings.rest_is_open(f"no space left to prove it on: {error.strerror}")
+    except SourceUnreachable as error:
+        findings.rest_is_open(f"the scratch server is gone: {error.message}")
     except psycopg.Error as error:
         # The scratch server's trouble; whatever it was, the backup is not proved.
         findings.rest_is_open(f"the comparison could not be finished: {str(error).strip()}")
