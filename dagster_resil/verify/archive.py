@@ -62,9 +62,13 @@ class Archive:
         self._contents: TableOfContents | None = None
 
     def _large(self, table: Table) -> _Streamed | None:
-        """Return how a table is streamed, if it is large enough for that."""
+        """Return how a table is streamed, if it is large enough for that.
+
+        What is in several parts always is: pg_restore knows them only when they are joined.
+        """
         parts = [self._objects[name] for name in table.parts if name in self._objects]
-        if len(parts) != len(table.parts) or sum(part.size for part in parts) < STREAMED_BYTES:
+        size = sum(part.size for part in parts)
+        if len(parts) != len(table.parts) or (len(parts) < 2 and size < STREAMED_BYTES):
             return None
         files = {found["file"] for name in table.parts if (found := _PART.fullmatch(name))}
         return _Streamed(table, files.pop(), tuple(parts)) if len(files) == 1 else None
