@@ -20,6 +20,7 @@ from dagster_resil.backup.copying import CopySession
 from dagster_resil.backup.parts import Part
 from dagster_resil.backup.snapshot import HeldSnapshot
 from dagster_resil.errors import VaultError
+from dagster_resil.postgres.load import END_OF_DATA
 from dagster_resil.postgres.programs import Programs
 from dagster_resil.vault.model import StoredObject
 
@@ -28,8 +29,6 @@ log = logging.getLogger(__name__)
 Store = Callable[[str, Iterable[bytes]], StoredObject]
 """Writes an object of the backup from its name and a stream."""
 
-END_OF_DATA = b"\\.\n\n\n"
-"""What pg_dump writes behind a table's rows."""
 _GZIP = 31
 """zlib's window bits for a gzip member."""
 _MOST_MEMORY = 9

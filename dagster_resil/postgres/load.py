@@ -36,6 +36,9 @@ _GZIP = 31
 _PIECE_BYTES = 1 << 17
 """How much is sent at a time; of compressed zeros a megabyte holds a gigabyte."""
 
+END_OF_DATA = b"\\.\n\n\n"
+"""What ends a table's rows in an archive. A server passes over what comes behind it."""
+
 _ERRORS_SHOWN = 20
 _GLOBALS_TIMEOUT_S = 600
 """A few statements a role; what takes longer waits for a lock."""
@@ -133,6 +136,7 @@ class Rows:
     :param statement: the COPY that takes them.
     :param part: the name of the object that holds them, gzip of COPY's text.
     :param size: of the object, in bytes.
+    :param is_last: whether it ends the table's data.
     :param open: reads the object; raises a VaultError when it is not what it should be.
     """
 
@@ -140,6 +144,7 @@ class Rows:
     statement: str
     part: str
     size: int
+    is_last: bool
     open: Callable[[], AbstractContextManager[Iterator[bytes]]]
 
 
@@ -251,8 +256,13 @@ class RowLoader:
             # Sent at once: libpq moves all that it still has to send with each piece that it could.
             writer = LibpqWriter(cursor, flush_threshold=0)
             with part.open() as chunks, cursor.copy(statement, writer=writer) as copy:
+                end = b"\n"
                 for text in inflated(self._counted(chunks)):
                     copy.write(text)
+                    end = (end + text)[-len(END_OF_DATA) - 1 :]
+                # Loaded one by one the parts have every row, joined they would not.
+                if (end == b"\n" + END_OF_DATA) != part.is_last:
+                    raise EOFError("the table's data does not end with its last part")
             with self._lock:
                 self.done_rows += max(0, cursor.rowcount)
 

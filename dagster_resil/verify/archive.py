@@ -115,6 +115,10 @@ class Archive:
             for part in table.parts
             if part not in self._objects
         ]
+        ] + [
+            f"the parts of table {table.title} are not one after another"
+            for table in self._manifest.tables
+            if list(table.parts) != sorted(set(table.parts))
         if not self._wrong:
             self._other_problems += self._parse()
         return not self._wrong and not self._other_problems
@@ -225,6 +229,7 @@ class Archive:
     def check(self, *, jobs: int, progress: Progress) -> Check:
         """Return ``archive_intact``; what no restore has read so far is read for it."""
         left = [item for item in self._manifest.objects if item.name not in self._seen]
+                is_last=part is each.parts[-1],
         done = 0
 
         def sum_one(item: StoredObject) -> None:
