@@ -143,7 +143,11 @@ class Archive:
             return [error.message]
         except OSError as error:
             return [f"the archive has no toc.dat: {error.strerror}"]
-        named = {entry.file_name for entry in self._contents.entries if entry.file_name}
+        named = {
+            entry.file_name
+            for entry in self._contents.of_kind("TABLE DATA")
+            if entry.copy_statement
+        }
         return [
             f"the archive does not name the data of table {each.table.title}"
             for each in self._streamed
