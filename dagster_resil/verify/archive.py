@@ -20,7 +20,7 @@ from dagster_resil.errors import ObjectDamaged, ObjectMissing, VaultError
 from dagster_resil.postgres.archive import ArchiveUnreadable, TableOfContents, read_contents
 from dagster_resil.postgres.load import Rows
 from dagster_resil.progress import Progress, Step
-from dagster_resil.vault.backups import Backups
+from dagster_resil.vault.backups import Backups, manifest_name
 from dagster_resil.vault.checksums import Checksums
 from dagster_resil.vault.model import Check, Manifest, StoredObject, Table
 from dagster_resil.verify.compare import DETAILS_SHOWN
@@ -53,6 +53,7 @@ class Archive:
         self._objects = {item.name: item for item in manifest.objects}
         self._lock = threading.Lock()
         self._wrong: dict[str, str] = {}
+        self._out_of_reach = ""
         self._seen: set[str] = set()
         self._other_problems: list[str] = []
         self._streamed = [streamed for table in manifest.tables if (streamed := self._large(table))]
@@ -114,23 +115,23 @@ class Archive:
             for table in self._manifest.tables
             for part in table.parts
             if part not in self._objects
-        ]
         ] + [
             f"the parts of table {table.title} are not one after another"
             for table in self._manifest.tables
             if list(table.parts) != sorted(set(table.parts))
-        if not self._wrong:
+        ]
+        if self.intact_so_far:
             self._other_problems += self._parse()
-        return not self._wrong and not self._other_problems
+        return self.intact_so_far
 
     def _look(self, item: StoredObject) -> None:
         """See that a large object is there and as large as it should be."""
         try:
             size = self._backups.object_size(self._manifest.backup_id, item.name)
         except ObjectMissing:
-            self._note(item, "is missing")
+            self._note_missing(item)
         except VaultError as error:
-            self._note(item, f"can't be read: {error.message}")
+            self._note_failure(item, error)
         else:
             if size != item.size:
                 self._note(item, _other_size(size, item))
@@ -159,6 +160,22 @@ class Archive:
             self._wrong[item.name] = wrong
             self._seen.add(item.name)
 
+    def _note_missing(self, item: StoredObject) -> None:
+        """Note that an object is not there; where the manifest is not either, the vault is gone."""
+        try:
+            self._backups.vault.size(manifest_name(self._manifest.backup_id))
+        except VaultError as error:
+            self._out_of_reach = error.message
+        else:
+            self._note(item, "is missing")
+
+    def _note_failure(self, item: StoredObject, error: VaultError) -> None:
+        """Note that an object can't be read: its own fault, or a passing one of the vault."""
+        if error.transient:
+            self._out_of_reach = error.message
+        else:
+            self._note(item, f"can't be read: {error.message}")
+
     @contextmanager
     def open(self, item: StoredObject) -> Iterator[Iterator[bytes]]:
         """Read an object, and see at its end that it is what the manifest says.
@@ -172,10 +189,10 @@ class Archive:
         except ObjectDamaged:
             raise
         except ObjectMissing:
-            self._note(item, "is missing")
+            self._note_missing(item)
             raise
         except VaultError as error:
-            self._note(item, f"can't be read: {error.message}")
+            self._note_failure(item, error)
             raise
 
     def _summed(self, item: StoredObject, chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -197,7 +214,7 @@ class Archive:
     @property
     def intact_so_far(self) -> bool:
         """Return whether nothing is known to be wrong."""
-        return not self._wrong and not self._other_problems
+        return not self._wrong and not self._other_problems and not self._out_of_reach
 
     def rows(self) -> list[Rows]:
         """Return the parts that are to be streamed, those of the largest table first."""
@@ -212,6 +229,7 @@ class Archive:
                 statement=statements[each.file],
                 part=part.name,
                 size=part.size,
+                is_last=part is each.parts[-1],
                 open=lambda part=part: self.open(part),  # type: ignore[misc]
             )
             for each in sorted(self._streamed, key=lambda each: -each.table.bytes)
@@ -233,7 +251,6 @@ class Archive:
     def check(self, *, jobs: int, progress: Progress) -> Check:
         """Return ``archive_intact``; what no restore has read so far is read for it."""
         left = [item for item in self._manifest.objects if item.name not in self._seen]
-                is_last=part is each.parts[-1],
         done = 0
 
         def sum_one(item: StoredObject) -> None:
@@ -258,6 +275,12 @@ class Archive:
                 verdict=Verdict.FAIL,
                 summary=problems[0] + more,
                 details=tuple(problems[:DETAILS_SHOWN]),
+            )
+        if self._out_of_reach:
+            return Check(
+                name="archive_intact",
+                verdict=Verdict.INCONCLUSIVE,
+                summary=f"the vault is out of reach: {self._out_of_reach}",
             )
         return Check(
             name="archive_intact",

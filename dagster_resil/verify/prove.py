@@ -201,8 +201,10 @@ def _prove(
 
     def judge_archive() -> Verdict:
         verdict = findings.add(archive.check(jobs=settings.jobs, progress=progress))
-        if verdict is not Verdict.PASS:
+        if verdict is Verdict.FAIL:
             findings.rest_is_open("the archive is damaged, so it was not restored")
+        elif verdict is not Verdict.PASS:
+            findings.rest_is_open("the archive could not be read, so it was not restored")
         return verdict
 
     if not fetched:
