@@ -18,6 +18,7 @@ from pathlib import Path
 from dagster_resil.errors import CannotProve
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.inventory import SchemaDifference, compare_inventories
+from dagster_resil.postgres.load import HARMLESS
 from dagster_resil.postgres.programs import Programs
 from dagster_resil.postgres.server import dies_with_us
 from dagster_resil.process import Child
@@ -203,7 +204,7 @@ def redumper(
         errors = [
             line
             for line in done.stderr.splitlines()
-            if ("ERROR:" in line or "FATAL:" in line) and not _is_public(line)
+            if ("ERROR:" in line or "FATAL:" in line) and not _is_harmless(line)
         ]
         if errors or not done.ok:
             raise RedumpFailed(errors[0] if errors else done.complaint)
@@ -212,6 +213,6 @@ def redumper(
     return redump
 
 
-def _is_public(line: str) -> bool:
-    # template0 has it already; a dump names it when its owner or comment is not the default.
-    return 'schema "public" already exists' in line
+def _is_harmless(line: str) -> bool:
+    # template0 has public already; a dump names it when its owner or comment is not the default.
+    return 'schema "public" already exists' in line or HARMLESS in line
