@@ -15,6 +15,7 @@ from types import TracebackType
 import psycopg
 from psycopg import sql
 
+from dagster_resil.backup.dump import CONFLICT_HINT
 from dagster_resil.backup.snapshot import HeldSnapshot
 from dagster_resil.errors import BackupFailed, PermissionMissing, ResilError
 from dagster_resil.postgres.connection import Connection
@@ -163,7 +164,10 @@ def _explained(error: BaseException) -> BaseException:
             hint="grant it SELECT there (pg_read_all_data, from version 14), or BYPASSRLS for "
             "row-level security",
         )
+    conflict = "conflict with recovery" in str(error)
     return BackupFailed(
         f"reading what the restore has to equal failed: {str(error).strip()}",
-        hint="the server's log may say more; then run the backup again",
+        hint=CONFLICT_HINT
+        if conflict
+        else "the server's log may say more; then run the backup again",
     )
