@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def test_a_part_that_can_not_be_written_fails_the_backup(
 
 
 # How a reader could be wrong: a part's statement → another one.
-WRONG = {
+WRONG: dict[str, Callable[[str], str]] = {
     "the first row of a page missing": lambda text: re.sub(
         r">=\) '\((\d+),0\)'", r">=) '(\1,2)'", text
     ),
@@ -210,7 +211,7 @@ def rows_of(pieces: list[bytes], monkeypatch: pytest.MonkeyPatch) -> bytes:
     pipe = _Pipe(pieces)
     with monkeypatch.context() as patch:
         patch.setattr(copying, "_write_all", lambda descriptor, data: None)
-        patch.setattr(copying.os, "read", pipe.read)
+        patch.setattr(os, "read", pipe.read)
         text = b"".join(session.rows("LOCK …", "COPY …"))
     assert not pipe.pieces
     return text

@@ -54,7 +54,9 @@ def joined(backup: LocalBackup, folder: Path) -> Path:
 def pg_restore(programs: Programs, target: Endpoint, archive: Path, *options: str) -> Completed:
     return run(
         [
-            *(programs.path("pg_restore"), "--jobs=2", *options),
+            programs.path("pg_restore"),
+            "--jobs=2",
+            *options,
             *target.child_arguments(),
             archive,
         ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from pathlib import Path
 
 from dagster_resil.errors import VaultError
@@ -41,7 +41,9 @@ class FailingVault(LocalVault):
 
         return super().put(name, broken())
 
-    def open(self, name: str) -> AbstractContextManager[Iterator[bytes]]:
+    @contextmanager
+    def open(self, name: str) -> Iterator[Iterator[bytes]]:
         if (error := self._reading(name)) is not None:
             raise error
-        return super().open(name)
+        with super().open(name) as chunks:
+            yield chunks
