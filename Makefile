@@ -38,7 +38,7 @@ check-defs: .venv/.dev ## see that every component and definition loads in Dagst
 format: .venv/.dev ## let ruff format the code and mend what it can
 	@$(BIN)/ruff check --fix --exit-zero .
 	@$(BIN)/ruff format .
-bench: setup ## the benchmarks, side by side with the stock tools
+bench: .venv/.dev ## the benchmarks, side by side with the stock tools
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 lock: .venv/.locked ## write the lock files again after a change to pyproject.toml
 	@$(LOCK) pyproject.toml --output-file requirements.lock
