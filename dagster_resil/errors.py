@@ -43,7 +43,7 @@ class ResilError(Exception):
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
-        self.message = message
+        self.message = message.strip()
         self.hint = hint
 
     def __str__(self) -> str:
@@ -145,6 +145,12 @@ class VaultError(ResilError):
     def __init__(self, message: str, *, hint: str = "", transient: bool = False) -> None:
         super().__init__(message, hint=hint)
         self.transient = transient
+
+
+class NoVault(VaultError):
+    """There is no vault at that address yet."""
+
+    code = "no_vault"
 
 
 class ObjectExists(VaultError):

@@ -64,10 +64,12 @@ class CopySession:
         _let_gather(self._child.pid)
         settings = settling(snapshot.server_version, gentle=True).as_string(snapshot.connection)
         identifier = sql.Literal(snapshot.id).as_string(snapshot.connection)
-        self._script = (
+        self._first = (
             f"{settings} \\g /dev/null\n"
             # A range of ctids is never to be found by reading the whole table.
             "SET enable_seqscan = off;\n"
+        )
+        self._begin = (
             "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;\n"
             f"SET TRANSACTION SNAPSHOT {identifier};\n"
         )
@@ -78,8 +80,10 @@ class CopySession:
         :param lock: the statement that locks the table first.
         :raises BackupFailed: psql or the server failed; the session is of no more use.
         """
-        script = f"{self._script}{lock};\n{copy};\n\\echo '\\\\.'\n"
-        self._script = ""
+        # A transaction each: a server has room for a few thousand locks, which the snapshot's own
+        # session holds anyway.
+        script = f"{self._first}{self._begin}{lock};\n{copy};\nCOMMIT;\n\\echo '\\\\.'\n"
+        self._first = ""
         try:
             _write_all(self._to, script.encode(self._codec, "surrogateescape"))
         except BrokenPipeError:

@@ -62,6 +62,7 @@ class Dumper:
                 *dies_with_us("TERM"),
                 self.programs.path("pg_dump"),
                 "--no-password",
+                "--no-sync",  # what lasts is what the vault has
                 f"--snapshot={self.snapshot.id}",
                 f"--lock-wait-timeout={int(self.lock_timeout_s * 1000)}",
                 *options,

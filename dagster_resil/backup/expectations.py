@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 import psycopg
@@ -25,7 +25,13 @@ from dagster_resil.postgres.inventory import (
     read_large_objects,
     take_inventory,
 )
-from dagster_resil.postgres.tables import Content, FingerprintForm, Relation, read_content
+from dagster_resil.postgres.tables import (
+    Content,
+    FingerprintForm,
+    Relation,
+    in_batches,
+    read_contents,
+)
 
 _Work = Callable[[Connection], None]
 
@@ -52,13 +58,13 @@ class ExpectationReader:
         self._inventory: Inventory | None = None
         self._large_objects: LargeObjects | None = None
         self._todo.put(self._read_schema)
-        readable = [table for table in snapshot.tables if table.readable]
         # The largest first, so that no session is left with it at the end.
-        for table in sorted(readable, key=lambda table: -table.bytes):
-            self._todo.put(self._reading(table))
+        batches = in_batches(table for table in snapshot.tables if table.readable)
+        for batch in batches:
+            self._todo.put(self._reading(batch))
         self._threads = [
             threading.Thread(target=self._run, name=f"expectations-{n}", daemon=True)
-            for n in range(max(1, min(sessions, len(readable) + 1)))
+            for n in range(max(1, min(sessions, len(batches) + 1)))
         ]
 
     def __enter__(self) -> ExpectationReader:
@@ -124,6 +130,10 @@ class ExpectationReader:
                         except queue.Empty:
                             return
                         work(connection)
+                        # Let go of its locks, which the snapshot's own session has too: a server
+                        # has room for a few thousand.
+                        connection.rollback()
+                        self._snapshot.adopt(connection)
                 finally:
                     with self._lock:
                         self._open.discard(connection)
@@ -136,16 +146,21 @@ class ExpectationReader:
         self._large_objects = read_large_objects(connection)
         self._schema_read.set()
 
-    def _reading(self, table: Relation) -> _Work:
+    def _reading(self, tables: Sequence[Relation]) -> _Work:
         def read(connection: Connection) -> None:
             # A session that waits for an exclusive lock would make us wait for it, and it waits
             # for our snapshot's own lock: it is better to fail than to stand still.
             connection.execute(
-                sql.SQL("LOCK TABLE ONLY {} IN ACCESS SHARE MODE NOWAIT").format(table.identifier)
+                sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE NOWAIT").format(
+                    sql.SQL(", ").join(
+                        sql.SQL("ONLY {}").format(table.identifier) for table in tables
+                    )
+                )
             )
-            self.contents[table.oid] = read_content(connection, table, self._form)
+            found = read_contents(connection, tables, self._form)
             with self._lock:
-                self.done_bytes += table.bytes
+                self.contents |= found
+                self.done_bytes += sum(table.bytes for table in tables)
 
         return read
 

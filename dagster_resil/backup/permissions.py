@@ -44,6 +44,7 @@ def check_permissions(connection: Connection, relations: list[Relation], user: s
     login = sql.Identifier(user)
     lacking: list[str] = []
     remedies: list[str] = []
+    read_all_helps = False
 
     def lack(what: str, remedy: sql.Composable) -> None:
         lacking.append(what)
@@ -53,6 +54,7 @@ def check_permissions(connection: Connection, relations: list[Relation], user: s
         if relation.extension is not None and not relation.readable:
             continue  # left out of the dump too, and named in the receipt
         if not relation.readable:
+            read_all_helps = True
             lack(
                 f"table {relation.schema}.{relation.name}",
                 sql.SQL("GRANT USAGE ON SCHEMA {} TO {}; GRANT SELECT ON {} TO {}").format(
@@ -66,6 +68,7 @@ def check_permissions(connection: Connection, relations: list[Relation], user: s
                 sql.SQL("ALTER ROLE {} BYPASSRLS").format(login),
             )
     for schema, name in connection.execute(_SEQUENCES).fetchall():
+        read_all_helps = True
         lack(
             f"sequence {schema}.{name}",
             sql.SQL("GRANT USAGE ON SCHEMA {} TO {}; GRANT SELECT ON SEQUENCE {} TO {}").format(
@@ -80,9 +83,15 @@ def check_permissions(connection: Connection, relations: list[Relation], user: s
     if lacking:
         more = len(lacking) - _SHOWN
         named = ", ".join(lacking[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-        wanted = " ".join(dict.fromkeys(remedies[:_SHOWN]))
+        statements = [one for remedy in remedies[:_SHOWN] for one in remedy.split("; ")]
+        wanted = " ".join(f"{one.rstrip(';')};" for one in dict.fromkeys(statements))
         raise PermissionMissing(
             f"user {user!r} may not read {named}",
-            hint=f"as the owner or a superuser: {wanted} "
-            "(for a whole server: GRANT pg_read_all_data, from version 14 on)",
+            hint=f"as the owner or a superuser: {wanted}"
+            + (
+                " (for tables and sequences of a whole server: GRANT pg_read_all_data, from "
+                "version 14 on)"
+                if read_all_helps
+                else ""
+            ),
         )

@@ -19,17 +19,26 @@ for program in psql pg_restore; do
 done
 
 held=$(psql -X -A -t -q -d "$target" -c "
-    SELECT count(*) FROM pg_catalog.pg_class c
-      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-     WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+    SELECT count(*) FROM (
+        SELECT oid FROM pg_catalog.pg_namespace WHERE nspname <> 'public'
+        UNION ALL SELECT c.oid FROM pg_catalog.pg_class c, pg_catalog.pg_namespace n
+                   WHERE n.oid = relnamespace AND nspname = 'public'
+        UNION ALL SELECT p.oid FROM pg_catalog.pg_proc p, pg_catalog.pg_namespace n
+                   WHERE n.oid = pronamespace AND nspname = 'public'
+        UNION ALL SELECT t.oid FROM pg_catalog.pg_type t, pg_catalog.pg_namespace n
+                   WHERE n.oid = typnamespace AND nspname = 'public'
+        UNION ALL SELECT oid FROM pg_catalog.pg_largeobject_metadata) held
+     WHERE held.oid >= 16384
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_namespace t
+                        WHERE t.oid = held.oid AND t.nspname ~ '^pg_')
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
-                        WHERE d.objid = c.oid AND d.deptype = 'e')") || {
+                        WHERE d.objid = held.oid AND d.deptype = 'e')") || {
     echo "restore.sh: can't reach the target database" >&2
     echo "hint: try the same address with psql; the password comes from PGPASSWORD or a passfile" >&2
     exit 4
 }
 if [ "$held" != 0 ]; then
-    echo "restore.sh: the target database is not empty ($held relations)" >&2
+    echo "restore.sh: the target database is not empty (it holds $held objects)" >&2
     echo "hint: make a new one with createdb --template=template0" >&2
     exit 2
 fi

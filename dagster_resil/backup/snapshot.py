@@ -81,21 +81,26 @@ class HeldSnapshot:
             connection.autocommit = True
             settle(connection, gentle=True)
             connection.autocommit = False
-            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            try:
-                connection.execute(
-                    sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self.id))
-                )
-            except psycopg.Error as error:
-                raise SnapshotLost(
-                    f"the snapshot {self.id} is gone from {self.endpoint.describe()}: "
-                    f"{str(error).strip()}",
-                    hint="is there a connection pooler in between? connect to the server itself; "
-                    "then run the backup again",
-                ) from None
+            self.adopt(connection)
             yield connection
         finally:
             connection.close()
+
+    def adopt(self, connection: Connection) -> None:
+        """Begin a transaction of another session on this snapshot.
+
+        :raises SnapshotLost: the holder has ended.
+        """
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        try:
+            connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self.id)))
+        except psycopg.Error as error:
+            raise SnapshotLost(
+                f"the snapshot {self.id} is gone from {self.endpoint.describe()}: "
+                f"{str(error).strip()}",
+                hint="is there a connection pooler in between? connect to the server itself; then "
+                "run the backup again",
+            ) from None
 
 
 @contextlib.contextmanager
@@ -147,6 +152,13 @@ def hold_snapshot(
             server_version=connection.info.server_version,
             encoding=encoding,
         )
+    except psycopg.errors.LockNotAvailable:
+        raise BackupFailed(
+            f"could not lock the tables of {endpoint.describe()} within {lock_timeout_s:g} s"
+            + _blockers(connection),
+            hint="a migration or another statement holds an exclusive lock: wait for it, end it, "
+            "or raise --lock-timeout",
+        ) from None
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise SnapshotLost(
             f"the session on {endpoint.describe()} ended: {str(error).strip()}",
@@ -167,23 +179,17 @@ def _lock(connection: Connection, tables: list[Relation]) -> None:
             connection.execute(statement)
         except psycopg.errors.UndefinedTable as error:
             raise SnapshotRaced(f"a table was dropped or renamed: {error}") from None
-        except psycopg.errors.LockNotAvailable:
-            holders = _blockers(connection, tables)
-            raise BackupFailed(
-                f"could not lock the tables within the lock time-out{holders}",
-                hint="a migration or another statement holds an exclusive lock: wait for it, "
-                "end it, or raise --lock-timeout",
-            ) from None
 
 
-def _blockers(connection: Connection, tables: list[Relation]) -> str:
-    """Say who holds the locks, as far as that can be asked."""
+def _blockers(connection: Connection) -> str:
+    """Say who holds exclusive locks on tables of the database."""
     connection.rollback()
     rows = connection.execute(
         "SELECT DISTINCT l.pid, c.relname FROM pg_catalog.pg_locks l "
-        "JOIN pg_catalog.pg_class c ON c.oid = l.relation "
-        "WHERE l.mode = 'AccessExclusiveLock' AND l.granted AND l.relation = ANY(%s) LIMIT 5",
-        [[table.oid for table in tables]],
+        "JOIN pg_catalog.pg_class c ON c.oid = l.relation AND c.relkind IN ('r', 'p') "
+        "WHERE l.mode = 'AccessExclusiveLock' AND l.granted AND l.database = "
+        "(SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) "
+        "LIMIT 5"
     ).fetchall()
     if not rows:
         return ""

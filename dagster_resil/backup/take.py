@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import dagster_resil
+from dagster_resil.backup.definitions import read_state
 from dagster_resil.backup.dump import Dumper, judge
 from dagster_resil.backup.expectations import ExpectationReader
 from dagster_resil.backup.globals import read_globals
@@ -23,7 +24,13 @@ from dagster_resil.backup.instructions import restore_readme, restore_script
 from dagster_resil.backup.parts import Part, cut, data_file, restore_statement, to_read_in_parts
 from dagster_resil.backup.reader import END_OF_DATA, TableReader
 from dagster_resil.backup.snapshot import HeldSnapshot, SnapshotRaced, hold_snapshot
-from dagster_resil.errors import BackupFailed, ConfigurationError, SourceChanged
+from dagster_resil.errors import (
+    BackupFailed,
+    ConfigurationError,
+    NoVault,
+    SourceChanged,
+    VaultError,
+)
 from dagster_resil.postgres.archive import TableOfContents, read_contents, sequence_value
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.identity import database_bytes, read_identity
@@ -64,6 +71,11 @@ PART_BYTES = 64 << 20
 _SMALLEST_PART_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
 _COPY_END_LINES = END_OF_DATA.count(b"\n")
+_CROWD_TABLES = 1_000
+"""Above so many, dumps follow one another, on one connection each: every one of them locks every
+table, and a server has room for some 15,000 locks, unless it is told otherwise."""
+_KEEPERS = 16
+"""Small objects cost waiting, for a disk's sync or a network's answer, not work."""
 _ALONE_TABLES = 200
 _ALONE_BYTES = 32 << 20
 """What pg_dump has to do alone, up to which one connection is enough for it."""
@@ -151,7 +163,8 @@ def take_backup(
     started_at = datetime.now(UTC)
     begun = time.monotonic()
     backups = Backups(vault)
-    vault.check_writable()
+    vault.check_writable(name)
+    _sweep_vault(backups, name, settings)
     sweep(settings.work_dir)
     with Workspace(settings.work_dir) as space:
         with source.connect() as connection:
@@ -217,6 +230,17 @@ class _Attempt:
     @property
     def schema(self) -> Path:
         return self.folder / "schema.sql"
+
+
+def _sweep_vault(backups: Backups, name: str, settings: BackupSettings) -> None:
+    # Nobody may be at work on it any more, with these settings or with others.
+    older_than_s = 2 * max(DAY_S, settings.timeout_s or DAY_S)
+    try:
+        backups.sweep(name, older_than_s=older_than_s)
+    except NoVault:
+        return  # it is made with the first object
+    except VaultError as error:
+        log.warning("can't look for what killed backups left: %s", error.message)
 
 
 @contextmanager
@@ -328,8 +352,9 @@ def _check_same_source(
     )
     if not same_server or known.database != identity.database:
         raise SourceChanged(
-            f"{name} was database {known.database!r} of server {known.system_identifier} so far; "
-            f"now it is {identity.database!r} of {identity.system_identifier}",
+            f"{name} was database {known.database!r} on {known.host} (system identifier "
+            f"{known.system_identifier}) so far; now it is {identity.database!r} on "
+            f"{identity.host} ({identity.system_identifier})",
             hint="if the change is meant, run once with --accept-new-source; otherwise correct "
             "the address, or use another name",
         )
@@ -349,6 +374,7 @@ def _read(
     if form == "hash":
         form = default_form(snapshot.server_version)
     dumper = Dumper(attempt.programs, snapshot, settings.lock_timeout_s)
+    definitions = read_state(snapshot.endpoint)
     sequences_before = read_sequences(holder)
     deadline = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
     where = snapshot.endpoint.describe()
@@ -362,14 +388,9 @@ def _read(
     ]
     total_bytes = sum(table.bytes for table in snapshot.tables)
 
+    crowded = len(snapshot.tables) > _CROWD_TABLES
     with (
         ExpectationReader(snapshot, form=form, sessions=settings.jobs) as expectations,
-        dumper.start_archive(
-            archive,
-            jobs=_jobs_alone(snapshot.tables, in_parts, settings.jobs),
-            compress_level=settings.compress_level,
-            without=in_parts,
-        ) as dump,
         dumper.start_schema(schema) as schema_dump,
         TableReader(
             snapshot,
@@ -405,16 +426,26 @@ def _read(
         def ended(child: Child) -> None:
             judge(child.wait(watch=watch), where)
 
-        ended(schema_dump)
-        ended(dump)
-        inventory, large_objects = expectations.wait_for_schema(watch)
-        # What no lock holds still, functions for one, must be as it was when all of it was read.
-        sequences_after = read_sequences(holder)
-        again = schema.with_suffix(".again")
-        with dumper.start_schema(again) as schema_dump:
+        if crowded:
             ended(schema_dump)
-        if _settled_text(schema) != _settled_text(again):
-            raise SnapshotRaced("the schema was changed while the backup ran")
+        with dumper.start_archive(
+            archive,
+            jobs=1 if crowded else _jobs_alone(snapshot.tables, in_parts, settings.jobs),
+            compress_level=settings.compress_level,
+            without=in_parts,
+        ) as dump:
+            if not crowded:
+                ended(schema_dump)
+            ended(dump)
+        inventory, large_objects = expectations.wait_for_schema(watch)
+        sequences_after = read_sequences(holder)
+        # What no lock holds still, functions for one, must be as it was when all of it was read.
+        if read_state(snapshot.endpoint) != definitions:
+            again = schema.with_suffix(".again")
+            with dumper.start_schema(again) as schema_dump:
+                ended(schema_dump)
+            if _settled_text(schema) != _settled_text(again):
+                raise SnapshotRaced("the schema was changed while the backup ran")
         globals_sql = read_globals(holder)
         expectations.wait(watch)
         tables.wait(watch)
@@ -619,7 +650,7 @@ def _keep(
         return stored
 
     files = sorted(archive.iterdir())
-    with ThreadPoolExecutor(attempt.settings.jobs, thread_name_prefix="keep") as pool:
+    with ThreadPoolExecutor(_KEEPERS, thread_name_prefix="keep") as pool:
         objects = [*taken.objects, *pool.map(put_file, files)]
     texts = {
         "globals.sql": taken.globals_sql,

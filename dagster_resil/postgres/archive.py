@@ -17,6 +17,7 @@ from dagster_resil.errors import ResilError
 
 _OLDEST = (1, 14)
 _NEWEST = (1, 16)
+_TOO_EARLY = "the archive's toc.dat ends too early"
 _DIRECTORY = (3, 5)
 """pg_dump writes the number of the tar format there, for a directory that was untarred."""
 
@@ -137,7 +138,8 @@ class TableOfContents:
         return replace(
             self,
             entries=tuple(
-                replace(entry, definition="", copy_statement=None, raw=None)
+                # pg_restore passes over what has no definition at all.
+                replace(entry, definition=";\n", copy_statement=None, raw=None)
                 for entry in self.entries
                 if entry.drop_statement and not entry.had_dumper
             ),
@@ -197,7 +199,7 @@ class _Reader:
     def take(self, count: int) -> bytes:
         part = self.data[self.at : self.at + count]
         if len(part) != count:
-            raise ArchiveUnreadable("the archive's toc.dat ends too early")
+            raise ArchiveUnreadable(_TOO_EARLY)
         self.at += count
         return part
 
@@ -205,9 +207,14 @@ class _Reader:
         return self.take(1)[0]
 
     def integer(self) -> int:
-        sign = self.byte()
-        value = int.from_bytes(self.take(self.int_size), "little")
-        return -value if sign else value
+        # Not by way of take(): an archive of many tables has a million of these.
+        begin = self.at + 1
+        end = begin + self.int_size
+        if end > len(self.data):
+            raise ArchiveUnreadable(_TOO_EARLY)
+        self.at = end
+        value = int.from_bytes(self.data[begin:end], "little")
+        return -value if self.data[begin - 1] else value
 
     def string(self) -> str | None:
         length = self.integer()

@@ -15,6 +15,7 @@ are only counted.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,10 @@ from psycopg import sql
 from dagster_resil.postgres.connection import Connection
 
 FingerprintForm = Literal["hash", "text", "none"]
+
+_SMALL_BYTES = 1 << 20
+_AT_ONCE = 50
+"""How many small tables one query reads."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +229,9 @@ def default_form(server_version: int) -> FingerprintForm:
 def fingerprint_query(relation: Relation, form: FingerprintForm) -> sql.Composed:
     """Return the query for a table's row count and fingerprint, in one pass over the table."""
     if form == "none":
-        return sql.SQL("SELECT pg_catalog.count(*), NULL FROM ONLY {}").format(relation.identifier)
+        return sql.SQL("SELECT pg_catalog.count(*), NULL::pg_catalog.text FROM ONLY {}").format(
+            relation.identifier
+        )
     if not relation.columns:
         return sql.SQL("SELECT pg_catalog.count(*), '0' FROM ONLY {}").format(relation.identifier)
     # By the type's output function, as COPY writes it: a cast of xml to text gives other bytes.
@@ -256,9 +263,33 @@ class Content:
     fingerprint: str | None
 
 
-def read_content(connection: Connection, relation: Relation, form: FingerprintForm) -> Content:
-    """Count and fingerprint a whole table as the transaction's snapshot shows it."""
-    row = connection.execute(fingerprint_query(relation, form)).fetchone()
-    if row is None:  # pragma: no cover - an aggregate always gives a row
-        raise AssertionError("an aggregate without a row")
-    return Content(row[0], row[1])
+def in_batches(tables: Iterable[Relation]) -> list[tuple[Relation, ...]]:
+    """Put tables together that are read by one query, the largest alone and first.
+
+    A query costs a round trip and a plan, which for small tables is most of it.
+    """
+    batches: list[tuple[Relation, ...]] = []
+    small: list[Relation] = []
+    for table in sorted(tables, key=lambda table: -table.bytes):
+        if table.bytes > _SMALL_BYTES:
+            batches.append((table,))
+        else:
+            small.append(table)
+    batches += [tuple(small[n : n + _AT_ONCE]) for n in range(0, len(small), _AT_ONCE)]
+    return batches
+
+
+def read_contents(
+    connection: Connection, relations: Sequence[Relation], form: FingerprintForm
+) -> dict[int, Content]:
+    """Return what whole tables hold, by their OIDs, as the transaction's snapshot shows them."""
+    query = sql.SQL(" UNION ALL ").join(
+        sql.SQL("SELECT {}::pg_catalog.int4, q.* FROM ({}) q").format(
+            sql.Literal(number), fingerprint_query(relation, form)
+        )
+        for number, relation in enumerate(relations)
+    )
+    return {
+        relations[number].oid: Content(rows, fingerprint)
+        for number, rows, fingerprint in connection.execute(query).fetchall()
+    }

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from pydantic import ValidationError
 
@@ -19,6 +19,7 @@ from dagster_resil.errors import (
     ConfigurationError,
     ManifestDamaged,
     ManifestTooNew,
+    NoVault,
     ObjectDamaged,
     ObjectMissing,
     ResilError,
@@ -71,8 +72,17 @@ class Problem:
     """
 
     backup_id: str
-    message: str
-    hint: str
+    error: ResilError
+
+    @property
+    def message(self) -> str:
+        """Return what is wrong."""
+        return self.error.message
+
+    @property
+    def hint(self) -> str:
+        """Return what to do about it."""
+        return self.error.hint
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,11 @@ def new_backup_id(name: str, moment: datetime) -> str:
     """
     _check_name(name)
     return f"{name}-{moment.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def _begun_at(backup_id: str) -> datetime:
+    moment = backup_id.split("-")[1]
+    return datetime.strptime(moment, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
 
 
 def folder(backup_id: str) -> str:
@@ -209,6 +224,30 @@ class Backups:
             # The attempt's own failure is on its way to the user; this must not take its place.
             log.warning("can't clean up after %s: %s", backup_id, error.message)
 
+    def unfinished(self, name: str) -> list[str]:
+        """Return the ids of attempts that have objects and no manifest, the oldest first.
+
+        They are under way, or were killed.
+        """
+        _check_name(name)
+        whole = {found.backup_id for found in self._find(name)}
+        folders = self.vault.folders(f"{name}/backups/")
+        return [each for each in folders if _is_id(each) and each not in whole]
+
+    def sweep(self, name: str, *, older_than_s: float) -> list[str]:
+        """Remove what killed attempts have left, as far as the vault lets us.
+
+        :param older_than_s: the age from which on nobody can be at work on it any more.
+        :return: their ids.
+        """
+        limit = datetime.now(UTC) - timedelta(seconds=older_than_s)
+        swept = [each for each in self.unfinished(name) if _begun_at(each) < limit]
+        for backup_id in swept:
+            self.discard(backup_id)
+        if swept:
+            log.info("cleared what %d killed backups of %s left", len(swept), name)
+        return swept
+
     def put_receipt(self, receipt: Receipt) -> str:
         """Write a receipt and return its object's name."""
         moment = f"{receipt.verified_at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
@@ -272,7 +311,7 @@ class Backups:
                 data = self.vault.read(manifest_name(found.backup_id))
                 return parse_manifest(data, found.backup_id, self.vault.url)
             except ResilError as error:
-                return Problem(found.backup_id, error.message, error.hint)
+                return Problem(found.backup_id, error)
 
         with ThreadPoolExecutor(_READERS, thread_name_prefix="manifests") as pool:
             results = list(pool.map(read, list(self._find(name))))
@@ -322,7 +361,7 @@ class Backups:
                 try:
                     readable.append(self._read_receipt(name, manifest.backup_id))
                 except ResilError as error:
-                    problems.append(Problem(manifest.backup_id, error.message, error.hint))
+                    problems.append(Problem(manifest.backup_id, error))
             for receipt in sorted(readable, key=lambda each: each.verified_at, reverse=True):
                 newest = newest or receipt
                 if deciding is None and receipt.verdict is not Verdict.INCONCLUSIVE:
@@ -382,13 +421,17 @@ class Backups:
     def latest(self, name: str | None) -> Manifest:
         """Return the newest backup.
 
-        A newer one whose manifest can't be read is passed over with a warning.
-
         :raises UnknownBackup: there is none.
         :raises ConfigurationError: no name is given and there are several.
+        :raises ResilError: the newest one's manifest can't be read; an older one in its place
+            would be taken for the newest.
         """
         found = self._of_one_database(name)
-        return _chosen(found.manifests[0], found.problems)
+        manifest = found.manifests[0]
+        newer = [problem for problem in found.problems if problem.backup_id > manifest.backup_id]
+        if newer:
+            raise max(newer, key=lambda problem: problem.backup_id).error
+        return manifest
 
     def latest_proved(self, name: str | None) -> Manifest:
         """Return the newest backup whose verdict is PASS.
@@ -460,7 +503,10 @@ class Backups:
 
         :raises VaultError: the vault can't be listed, so that nobody knows.
         """
-        ids = sorted((found.backup_id for found in self._find(name)), reverse=True)
+        try:
+            ids = sorted((found.backup_id for found in self._find(name)), reverse=True)
+        except NoVault:
+            return None
         for backup_id in ids:
             try:
                 return self.load(backup_id).source

@@ -47,12 +47,15 @@ class Vault(ABC):
     def names(self, prefix: str) -> Iterator[str]:
         """Yield the names that begin with ``prefix``, sorted by their bytes."""
 
-    def folders(self) -> Iterator[str]:
-        """Yield the first parts of the names that have more than one, sorted.
+    def folders(self, prefix: str = "") -> Iterator[str]:
+        """Yield the next parts of the names below a prefix that go on after it, sorted.
 
         A vault that can ask for them overrides this, which reads every name.
+
+        :param prefix: empty, or the beginning of names up to and with a slash.
         """
-        yield from sorted({name.split("/")[0] for name in self.names("") if "/" in name})
+        names = (name.removeprefix(prefix) for name in self.names(prefix))
+        yield from sorted({name.split("/")[0] for name in names if "/" in name})
 
     @abstractmethod
     def discard(self, prefix: str) -> None:
@@ -62,8 +65,11 @@ class Vault(ABC):
         """
 
     @abstractmethod
-    def check_writable(self) -> None:
-        """Raise VaultError, with a hint, when nothing could be written now."""
+    def check_writable(self, name: str | None = None) -> None:
+        """Raise VaultError, with a hint, when nothing could be written now; leave nothing there.
+
+        :param name: the protected database whose backups are to be written; by default any.
+        """
 
     def read(self, name: str) -> bytes:
         """Return a small object whole.

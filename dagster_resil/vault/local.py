@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dagster_resil.errors import (
     ConfigurationError,
+    NoVault,
     ObjectExists,
     ObjectMissing,
     VaultError,
@@ -77,6 +78,7 @@ class LocalVault(Vault):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.url = path.as_uri()
+        self._folders = _FolderSync()
 
     def _file(self, name: str) -> Path:
         if not _is_name(name):
@@ -123,7 +125,7 @@ class LocalVault(Vault):
                 except FileExistsError:
                     raise self._exists(name) from None
                 try:
-                    _sync_folder(target.parent)
+                    self._folders.sync(target.parent)
                 except OSError:
                     target.unlink()
                     raise
@@ -244,25 +246,28 @@ class LocalVault(Vault):
                     found.append(name)
         yield from sorted(found, key=os.fsencode)
 
-    def folders(self) -> Iterator[str]:
-        """Yield the first parts of the names that have more than one, sorted."""
+    def folders(self, prefix: str = "") -> Iterator[str]:
+        """Yield the next parts of the names below a prefix that go on after it, sorted."""
         self._check_there()
-        with self._telling("list everything"), os.scandir(self.path) as entries:
+        place = self._file(prefix.rstrip("/")) if prefix else self.path
+        if prefix and not place.is_dir():
+            return
+        with self._telling(f"list {prefix or 'everything'}"), os.scandir(place) as entries:
             found = [e.name for e in entries if e.is_dir() and _is_name(e.name)]
         yield from sorted(found, key=os.fsencode)
 
     def _check_there(self) -> None:
         try:
             is_folder = stat.S_ISDIR(self.path.stat().st_mode)
-        except (FileNotFoundError, NotADirectoryError):
-            is_folder = False
+        except FileNotFoundError:
+            raise NoVault(
+                f"there is no vault at {self.url}",
+                hint="check the path; the first backup makes the folder",
+            ) from None
         except OSError as error:
             raise self._failed("look", error) from error
         if not is_folder:
-            raise VaultError(
-                f"there is no vault at {self.url}",
-                hint="check the path; the first backup makes the folder",
-            )
+            raise self._failed("look", NotADirectoryError(errno.ENOTDIR, ""))
 
     def discard(self, prefix: str) -> None:
         """Remove what an attempt that will have no manifest has written.
@@ -302,8 +307,18 @@ class LocalVault(Vault):
         if left:
             log.warning("could not remove %d objects below %s in vault %s", left, prefix, self.url)
 
-    def check_writable(self) -> None:
-        """Write, link and remove a small file."""
+    def check_writable(self, name: str | None = None) -> None:
+        """Look whether its folders may be written; write, link and remove a small file.
+
+        A vault that is not there yet is not made.
+        """
+        with self._telling("write"):
+            names = [name] if name else list(self.folders()) if _is_there(self.path) else []
+            for each in ("", *names):
+                for part in ("", "manifests", "backups", "receipts") if each else ("",):
+                    _check_folder(self.path / each / part)
+        if not _is_there(self.path):
+            return
         with self._temporary("write") as (descriptor, temporary), self._telling("write"):
             _write_all(descriptor, b"resil")
             os.fsync(descriptor)
@@ -312,6 +327,18 @@ class LocalVault(Vault):
                 self._link(temporary, linked, "write")
             finally:
                 linked.unlink(missing_ok=True)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise OSError when a folder, or the nearest one above it that is there, can't be written."""
+    for place in (folder, *folder.parents):
+        if _is_there(place):
+            if not place.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, "")
+            if not os.access(place, os.W_OK | os.X_OK):
+                read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+                raise OSError(errno.EROFS if read_only else errno.EACCES, "")
+            return
 
 
 def _is_name(name: str) -> bool:
@@ -381,6 +408,29 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+class _FolderSync:
+    """Makes new names in folders durable; who waits for another's turn shares the next one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._turns: dict[Path, threading.Lock] = {}
+        self._begun: dict[Path, int] = {}
+        self._ended: dict[Path, int] = {}
+
+    def sync(self, folder: Path) -> None:
+        """Return when what the folder names now is durable."""
+        with self._lock:
+            turn = self._turns.setdefault(folder, threading.Lock())
+            before = self._begun.get(folder, 0)
+        with turn:
+            # One that began before our name was there may not have it.
+            if self._ended.get(folder, 0) > before:
+                return
+            self._begun[folder] = number = self._begun.get(folder, 0) + 1
+            _sync_folder(folder)
+            self._ended[folder] = number
 
 
 def _sync_folder(folder: Path) -> None:

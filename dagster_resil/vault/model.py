@@ -181,6 +181,11 @@ class Manifest(Record):
         return sum(table.rows for table in self.tables if table.kind == "table")
 
     @property
+    def table_count(self) -> int:
+        """Return the number of tables; the row that stands for large objects is none."""
+        return sum(table.kind == "table" for table in self.tables)
+
+    @property
     def bytes(self) -> int:
         """Return the size of the backup in the vault."""
         return sum(item.size for item in self.objects)
@@ -188,8 +193,7 @@ class Manifest(Record):
     def head(self) -> dict[str, Any]:
         """Return what identifies the backup and its size, without the long lists."""
         document = self.to_json()
-        for long in ("tables", "objects"):
-            document[long] = len(document[long])
+        document |= {"tables": self.table_count, "objects": len(self.objects)}
         return document | {"rows": self.rows, "bytes": self.bytes}
 
 

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.inventory import LargeObjects, read_large_objects
 from dagster_resil.postgres.session import settle
-from dagster_resil.postgres.tables import FingerprintForm, Relation, list_tables, read_content
+from dagster_resil.postgres.tables import (
+    FingerprintForm,
+    Relation,
+    in_batches,
+    list_tables,
+    read_contents,
+)
 from dagster_resil.progress import Progress, Step
 from dagster_resil.vault.model import Table
 
@@ -49,9 +55,10 @@ def read_tables(
         ]
         connection.autocommit = False
         large_objects = read_large_objects(connection)
-    todo: queue.SimpleQueue[Relation] = queue.SimpleQueue()
-    for relation in sorted(relations, key=lambda relation: -relation.bytes):
-        todo.put(relation)
+    batches = in_batches(relations)
+    todo: queue.SimpleQueue[tuple[Relation, ...]] = queue.SimpleQueue()
+    for batch in batches:
+        todo.put(batch)
     tables: list[Table] = []
     lock = threading.Lock()
 
@@ -60,23 +67,24 @@ def read_tables(
             settle(connection)
             while True:
                 try:
-                    relation = todo.get_nowait()
+                    batch = todo.get_nowait()
                 except queue.Empty:
                     return
-                content = read_content(connection, relation, form)
+                found = read_contents(connection, batch, form)
                 with lock:
-                    tables.append(
+                    tables.extend(
                         Table(
                             schema=relation.schema,
                             name=relation.name,
-                            rows=content.rows,
-                            fingerprint=content.fingerprint,
+                            rows=found[relation.oid].rows,
+                            fingerprint=found[relation.oid].fingerprint,
                             bytes=relation.bytes,
                         )
+                        for relation in batch
                     )
                     progress(Step("comparing", len(tables), len(relations), "tables"))
 
-    workers = max(1, min(jobs, len(relations)))
+    workers = max(1, min(jobs, len(batches)))
     with ThreadPoolExecutor(workers, thread_name_prefix="compare") as pool:
         for future in [pool.submit(work) for _ in range(workers)]:
             future.result()

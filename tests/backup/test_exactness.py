@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -17,11 +18,12 @@ import pytest
 from dagster_resil.backup.expectations import ExpectationReader
 from dagster_resil.backup.snapshot import hold_snapshot
 from dagster_resil.backup.take import BackupSettings, take_backup
-from dagster_resil.errors import BackupFailed, ResilError, SnapshotLost
-from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.errors import BackupFailed, NoVault, ResilError, SnapshotLost
+from dagster_resil.postgres.connection import Connection, Endpoint
+from dagster_resil.postgres.inventory import SequenceValue, read_sequences
 from dagster_resil.postgres.programs import find_all
 from dagster_resil.postgres.scratch import sweep
-from dagster_resil.vault.backups import Backups
+from dagster_resil.vault.backups import Backups, Entry
 from dagster_resil.vault.base import Vault
 from dagster_resil.verify.prove import verify_backup
 from dagster_resil.verify.verdict import Verdict
@@ -33,6 +35,12 @@ INSERT INTO account SELECT n, 100, repeat(md5(n::text), 8) FROM generate_series(
 CREATE TABLE log (id bigserial PRIMARY KEY, at timestamptz DEFAULT now(), what text);
 CREATE SEQUENCE busy;
 """
+
+
+def listed(vault: Vault) -> tuple[Entry, ...]:
+    with contextlib.suppress(NoVault):
+        return Backups(vault).entries().backups
+    return ()
 
 
 def _write(endpoint: Endpoint, stop: threading.Event) -> int:
@@ -120,6 +128,30 @@ def test_a_race_between_snapshot_and_lock_is_noticed(
     assert accounts.rows == (0 if race.startswith("TRUNCATE") else 60000)
 
 
+_RENAMED = "ALTER TYPE mood RENAME TO temper"
+_TEMPORARY = "CREATE TEMP TABLE passing (a int)"
+
+
+@pytest.mark.parametrize(("statement", "attempts"), [(_RENAMED, 2), (_TEMPORARY, 1)])
+def test_a_definition_that_changes_while_the_backup_runs_is_noticed(
+    source: Source, vault: Vault, monkeypatch: pytest.MonkeyPatch, statement: str, attempts: int
+) -> None:
+    endpoint = source.create()
+    source.execute(endpoint, ROWS, "CREATE TYPE mood AS ENUM ('sad')", "CREATE TABLE m (m mood)")
+    looks: list[int] = []
+
+    def read(connection: Connection) -> list[SequenceValue]:
+        looks.append(1)
+        if len(looks) == 2:  # both dumps are over
+            source.execute(endpoint, statement)
+        return read_sequences(connection)
+
+    monkeypatch.setattr("dagster_resil.backup.take.read_sequences", read)
+    manifest = take_backup(endpoint, vault, name="app")
+    assert len(looks) == 2 * attempts
+    assert verify_backup(vault, manifest).verdict is Verdict.PASS
+
+
 def test_a_schema_that_never_rests_fails_clearly(one_source: Source, vault: Vault) -> None:
     endpoint = one_source.create()
     one_source.execute(endpoint, ROWS)
@@ -133,7 +165,7 @@ def test_a_schema_that_never_rests_fails_clearly(one_source: Source, vault: Vaul
             between=lambda: one_source.execute(endpoint, "TRUNCATE account"),
         )
     assert "attempts" in error.value.hint
-    assert not Backups(vault).entries().backups
+    assert not listed(vault)
     assert_nothing_is_left(one_source)
 
 
@@ -173,7 +205,7 @@ def test_a_killed_session_fails_the_backup(one_source: Source, vault: Vault, vic
     assert error.value.exit_code == 4
     if victim == "dagster_resil snapshot":
         assert isinstance(error.value, SnapshotLost)
-    assert not Backups(vault).entries().backups
+    assert not listed(vault)
     assert_nothing_is_left(one_source)
     assert verify_backup(vault, take_backup(endpoint, vault, name="killed")).verdict == "PASS"
 
@@ -197,7 +229,7 @@ def test_a_killed_pg_dump_fails_the_backup(one_source: Source, vault: Vault) -> 
     with pytest.raises(BackupFailed, match="SIGKILL"):
         take_backup(endpoint, vault, name="killed")
     killer.join()
-    assert not Backups(vault).entries().backups
+    assert not listed(vault)
     assert_nothing_is_left(one_source)
 
 
@@ -242,7 +274,7 @@ def test_a_dying_server_fails_the_backup(vault: Vault) -> None:
             take_backup(endpoint, vault, name="killed")
         killer.join()
     assert error.value.exit_code == 4
-    assert not Backups(vault).entries().backups
+    assert not listed(vault)
 
 
 _WORKER = """
@@ -250,7 +282,8 @@ import os, sys
 from dagster_resil.backup.expectations import ExpectationReader
 from dagster_resil.backup.snapshot import hold_snapshot
 from dagster_resil.backup.take import take_backup
-from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.postgres.connection import Connection, Endpoint
+from dagster_resil.postgres.inventory import SequenceValue, read_sequences
 from dagster_resil.vault import open_vault
 from dagster_resil.verify.prove import verify_backup
 vault = open_vault(sys.argv[1])

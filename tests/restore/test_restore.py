@@ -19,7 +19,7 @@ from dagster_resil.errors import ConfigurationError, NoServer, NoSpace, TargetRe
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.scratch import scratch_server, sweep
 from dagster_resil.postgres.session import settle
-from dagster_resil.postgres.tables import list_tables, read_content
+from dagster_resil.postgres.tables import list_tables, read_contents
 from dagster_resil.process import run
 from dagster_resil.restore import RestoreSettings, restore_backup
 from dagster_resil.vault.base import Vault
@@ -33,7 +33,7 @@ def fingerprints(endpoint: Endpoint) -> dict[str, tuple[int, str | None]]:
         settle(connection)
         found = {}
         for table in list_tables(connection):
-            content = read_content(connection, table, "hash")
+            content = read_contents(connection, [table], "hash")[table.oid]
             found[f"{table.schema}.{table.name}"] = (content.rows, content.fingerprint)
         return found
 
@@ -93,6 +93,27 @@ def test_restore_sh_gives_equal_fingerprints_on_another_server(
                 env=target.child_environment(),
             )
             assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE SCHEMA s",
+        "CREATE TYPE t AS ENUM ('a')",
+        "SELECT lo_from_bytea(0, 'x')",
+        "CREATE TABLE t ()",
+    ],
+)
+def test_restore_sh_refuses_what_is_not_empty(one_source: Source, vault: Vault, held: str) -> None:
+    endpoint = one_source.create()
+    manifest = take_backup(endpoint, vault, name="app")
+    assert isinstance(vault, LocalVault)
+    target = one_source.create()
+    one_source.execute(target, held)
+    done = sh(vault.path / "app" / "backups" / manifest.backup_id, one_source, target)
+    assert done.returncode == 2, done.stderr
+    assert "not empty" in done.stderr
 
 
 def test_restore_sh_without_a_password_says_so(one_source: Source, vault: Vault) -> None:

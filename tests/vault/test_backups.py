@@ -14,6 +14,7 @@ from dagster_resil.errors import (
     ConfigurationError,
     ManifestDamaged,
     ManifestTooNew,
+    NoVault,
     ObjectDamaged,
     ObjectExists,
     ObjectMissing,
@@ -407,9 +408,10 @@ def test_listing_asks_for_two_prefixes_a_database(vault: LocalVault) -> None:
 
 
 def test_a_vault_that_is_not_there_is_not_empty(backups: Backups) -> None:
-    for look in (backups.entries, lambda: backups.latest(None), lambda: backups.last_source("a")):
-        with pytest.raises(VaultError, match="there is no vault"):
+    for look in (backups.entries, lambda: backups.latest(None)):
+        with pytest.raises(NoVault, match="there is no vault"):
             look()
+    assert backups.last_source("a") is None
 
 
 # -- receipts
@@ -573,12 +575,28 @@ def test_passing_over_a_newer_one_is_not_silent(
 
     damaged = committed(vault, taken_at=NOON + HOUR)
     file_of(vault, damaged).write_text("{")
-    for choose in (backups.latest, backups.latest_proved):
-        caplog.clear()
-        assert choose("shop") == good
-        (record,) = caplog.records
-        assert record.levelno == logging.WARNING
-        assert damaged.backup_id in record.getMessage()
+    with pytest.raises(ManifestDamaged, match=damaged.backup_id):
+        backups.latest("shop")  # an older one would be taken for the newest
+    assert not caplog.records
+    assert backups.latest_proved("shop") == good, "a recovery is not held up by it"
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert damaged.backup_id in record.getMessage()
+
+
+def test_what_killed_backups_left_is_cleared_when_it_is_old(
+    backups: Backups, vault: LocalVault
+) -> None:
+    good = committed(vault, taken_at=NOON)
+    old, new = new_backup_id("shop", NOON - HOUR), new_backup_id("shop", datetime.now(UTC))
+    for each in (old, new):
+        backups.put_object(each, "archive/toc.dat", [b"half"])
+    assert backups.unfinished("shop") == [old, new]
+
+    assert backups.sweep("shop", older_than_s=3600) == [old]
+    assert backups.unfinished("shop") == [new]
+    assert backups.entries().backups[0].manifest == good
+    assert not list(vault.names(f"shop/backups/{old}/"))
 
 
 def test_the_backups_of_a_partition(backups: Backups, vault: LocalVault) -> None:
