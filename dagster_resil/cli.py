@@ -33,7 +33,7 @@ from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.process import DAY_S, on_stop
 from dagster_resil.progress import Meter, Progress, Step, lines
 from dagster_resil.vault import open_vault
-from dagster_resil.vault.backups import Backups
+from dagster_resil.vault.backups import Backups, folder
 from dagster_resil.vault.model import Check, Manifest, Receipt, TableComparison
 from dagster_resil.verify.verdict import Verdict
 
@@ -44,8 +44,13 @@ EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3}
 UNEXPECTED = 4
 _COLOURS = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow"}
 
-out = Console(highlight=False, soft_wrap=False)
-err = Console(stderr=True, highlight=False)
+_NO_TERMINAL_COLUMNS = 4096
+"""A line that goes into a file or a pipe is not broken: somebody greps and copies it."""
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _NO_TERMINAL_COLUMNS)
+err = Console(
+    stderr=True, highlight=False, width=None if sys.stderr.isatty() else _NO_TERMINAL_COLUMNS
+)
 
 
 class Stopped(KeyboardInterrupt):
@@ -148,11 +153,14 @@ _work_dir_option = click.option(
 )
 
 
-def _endpoint(url: str | None, variable: str | None, *, what: str = "URL") -> Endpoint:
+def _endpoint(url: str | None, variable: str | None, *, target: bool = False) -> Endpoint:
+    """Return the database that the user names: the source, or the target of a restore."""
+    option = "--to-env" if target else "--url-env"
     if (url is None) == (variable is None):
         raise ConfigurationError(
-            f"give the database's {what}, or the environment variable that holds it",
-            hint="resil prove postgresql://user@host/name, or --url-env VARIABLE",
+            f"give the database{' to restore into' if target else ''} by its URL, or by the "
+            "environment variable that holds it",
+            hint=f"{'--to ' if target else ''}postgresql://user@host/name, or {option} VARIABLE",
         )
     if variable is not None:
         value = os.environ.get(variable)
@@ -168,7 +176,8 @@ def _endpoint(url: str | None, variable: str | None, *, what: str = "URL") -> En
     if endpoint.password_in_url and variable is None:
         logging.getLogger(__name__).warning(
             "a password typed in a URL stays in the shell's history and shows in the list of "
-            "processes; PGPASSWORD, a passfile or --url-env VARIABLE do not"
+            "processes; PGPASSWORD, a passfile or %s VARIABLE do not",
+            option,
         )
     return endpoint
 
@@ -294,7 +303,7 @@ def print_receipt(receipt: Receipt, *, with_tables: bool = False) -> None:
     out.print(line)
     for note in receipt.isolation:
         if note.startswith("not shut off"):
-            err.print(Text(f"note: scratch server {note}", style="dim"))
+            err.print(Text(f"note: of the scratch server {note}", style="dim"))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -333,11 +342,14 @@ def prove(
     taken now, would restore to exactly what the database holds.
     """
     from dagster_resil.backup.take import BackupSettings, take_backup
-    from dagster_resil.verify.prove import VerifySettings, verify_backup
-
-    endpoint = _endpoint(url, url_env)
+    from dagster_resil.postgres.identity import database_bytes, read_identity
+    from dagster_resil.verify.prove import VerifySettings, check_provable, verify_backup
     from dagster_resil.workspace import Workspace
 
+    endpoint = _endpoint(url, url_env)
+    verify_settings = VerifySettings(jobs=jobs, work_dir=work_dir)
+    with endpoint.connect(autocommit=True) as connection:
+        check_provable(read_identity(connection), database_bytes(connection), verify_settings)
     with Workspace(work_dir) as space, _progress(as_json) as progress:
         vault = open_vault((space.path / "vault").as_uri())
         manifest = take_backup(
@@ -356,7 +368,7 @@ def prove(
         receipt = verify_backup(
             vault,
             manifest,
-            settings=VerifySettings(jobs=jobs, work_dir=work_dir),
+            settings=verify_settings,
             progress=progress,
         )
     if as_json:
@@ -425,7 +437,7 @@ def backup(
         click.echo(manifest.backup_id)
         err.print(
             Text(
-                f"{manifest.rows:,} rows in {len(manifest.tables):,} tables, "
+                f"{manifest.rows:,} rows in {manifest.table_count:,} tables, "
                 f"{size(manifest.bytes)} in {manifest.seconds['total']:.1f} s; not proved yet: "
                 f"resil verify {manifest.backup_id} --vault {vault}"
             )
@@ -521,7 +533,7 @@ def _entry_json(entry: Any) -> dict[str, Any]:
         "partition": head["partition"],
         "bytes": manifest.bytes,
         "rows": manifest.rows,
-        "tables": len(manifest.tables),
+        "tables": manifest.table_count,
         "verdict": str(entry.verdict) if entry.verdict else None,
         "verified_at": (
             entry.verified_at.isoformat().replace("+00:00", "Z") if entry.verified_at else None
@@ -571,6 +583,7 @@ def show(backup_id: str, vault: str, name: str | None, as_json: bool) -> int:
         "size": f"{manifest.rows:,} rows, {size(manifest.database_bytes)} in the database, "
         f"{size(manifest.bytes)} in {len(manifest.objects):,} objects of the vault",
         "taken in": f"{manifest.seconds.get('total', 0):.1f} s",
+        "folder": f"{vault.rstrip('/')}/{folder(manifest.backup_id)}",
     }
     grid = Grid(box=None, pad_edge=False, show_header=False)
     for key, value in facts.items():
@@ -590,7 +603,10 @@ def show(backup_id: str, vault: str, name: str | None, as_json: bool) -> int:
         out.print(Text(f"verified {receipt.to_json()['verified_at']}", style="dim"))
         print_checks(receipt.checks)
     if not receipts:
-        out.print(Text(f"\nnot proved yet: resil verify {manifest.backup_id}"))
+        out.print(
+            Text(f"\nnot proved yet: resil verify {manifest.backup_id} --vault {vault}"),
+            soft_wrap=True,
+        )
     return 0
 
 
@@ -630,7 +646,7 @@ def restore(
     """Restore a backup into the empty database at --to URL, and compare again."""
     from dagster_resil.restore import RestoreSettings, restore_backup
 
-    target = _endpoint(target_url, to_env, what="URL to restore into (--to)")
+    target = _endpoint(target_url, to_env, target=True)
     store = open_vault(vault)
     backups = Backups(store)
     manifest = backups.resolve(backup_id, name)

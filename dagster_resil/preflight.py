@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dagster_resil.backup.permissions import check_permissions
-from dagster_resil.errors import NoSpace, ResilError
+from dagster_resil.errors import NoSpace, NoVault, ResilError
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.identity import database_bytes, read_identity
 from dagster_resil.postgres.programs import client_for, find_all, server_for
@@ -61,7 +61,11 @@ def preflight(endpoint: Endpoint | None, vault: str | None, work_dir: Path | Non
 
 
 def _machine(work_dir: Path | None) -> Iterator[Finding]:
-    installed = find_all()
+    try:
+        installed = find_all()
+    except ResilError as error:
+        yield _wrong(error)
+        return
     for programs in installed:
         kind = "server and client" if programs.has_server else "client"
         bundled = ", bundled" if programs.bundled else ""
@@ -81,7 +85,7 @@ def _machine(work_dir: Path | None) -> Iterator[Finding]:
         return
     free_bytes = shutil.disk_usage(root).free
     yield Finding(
-        f"{free_bytes / 1e9:,.1f} GB free for archives and scratch servers in {root}",
+        f"{free_bytes / 1e6:,.0f} MB free for archives and scratch servers in {root}",
         0,
         "" if free_bytes > _SMALL_WORK_DIR_BYTES else "name a roomier folder in RESIL_WORK_DIR",
     )
@@ -147,9 +151,22 @@ def _vault(url: str) -> Iterator[Finding]:
         vault = open_vault(url)
         vault.check_writable()
         yield Finding(f"vault {vault.url} can be written")
-        listing = Backups(vault).entries()
-        yield Finding(f"vault {vault.url} holds {len(listing.backups):,} backups")
+        try:
+            listing = Backups(vault).entries()
+        except NoVault as error:
+            yield Finding(f"{error.message} yet", 0, error.hint)
+            return
+        count = len(listing.backups)
+        yield Finding(f"vault {vault.url} holds {count:,} backup{'' if count == 1 else 's'}")
         for problem in listing.problems:
             yield Finding(problem.message, 4, problem.hint)
+        unfinished = [each for name in vault.folders() for each in Backups(vault).unfinished(name)]
+        if unfinished:
+            yield Finding(
+                f"vault {vault.url} holds what is under way, or was left by "
+                f"{len(unfinished):,} killed backups",
+                0,
+                "a backup of the same database removes what is older than two days",
+            )
     except ResilError as error:
         yield _wrong(error)

@@ -234,7 +234,10 @@ BAD_ADDRESSES: dict[str, tuple[str, int, str]] = {
     "nobody listens": ("postgresql://nobody@127.0.0.1:1/x", 4, "127.0.0.1:1"),
     "unknown scheme": ("mysql://root@localhost/x", 2, "mysql"),
     "no address": ("just words", 2, "neither a URL"),
-    "bad port": ("postgresql://u:topsecret@host:notaport/x", 4, "notaport"),
+    "bad port": ("postgresql://u:topsecret@host:notaport/x", 2, "port is no number"),
+    "slash in the password": ("postgresql://u:topsecret/y@host/x", 2, "percent-encoded"),
+    "at sign in the password": ("postgresql://u:y@topsecret@host/x", 2, "percent-encoded"),
+    "space in the password": ("host=h password=s3c topsecret dbname=x", 2, "can't be read"),
     "unknown option": ("postgresql://u:topsecret@host/x?colour=red", 2, "can't be read"),
 }
 
@@ -338,9 +341,13 @@ def test_a_client_older_than_the_server(resil: Cli, servers: Callable[[int], Sou
 @pytest.mark.skipif(len(majors()) < 2, reason="one PostgreSQL version only")
 def test_no_server_of_that_version_is_inconclusive(resil: Cli, database: Endpoint) -> None:
     newest = next(p for p in find_all() if p.major == majors()[-1])
-    said = resil(
-        "prove", "--url-env", "DB", "--json", DB=url_of(database), RESIL_PG_BIN=str(newest.bin_dir)
-    )
+    only_newest = {"RESIL_PG_BIN": str(newest.bin_dir)}
+    said = resil("prove", "--url-env", "DB", "--json", DB=url_of(database), **only_newest)
+    assert said.code == 3, said.err
+    assert said.json["error"]["code"] == "no_server", "it is known before anything is dumped"
+
+    assert resil("backup", "--url-env", "DB", DB=url_of(database)).code == 0
+    said = resil("verify", "--json", **only_newest)
     assert said.code == 3, said.err
     checks = {check["name"]: check for check in said.json["checks"]}
     assert checks["archive_intact"]["verdict"] == "PASS"
@@ -379,6 +386,55 @@ def test_bad_vaults(resil: Cli, database: Endpoint, kind: str) -> None:
     said = resil("list", "--vault", url)
     assert said.code in (code, 4), said
     assert "hint:" in said.err
+
+
+def test_a_check_makes_no_vault(resil: Cli, tmp_path: Path) -> None:
+    place = tmp_path / "none"
+    said = resil("check", "--vault", place.as_uri(), "--json")
+    assert said.code == 0, said.err
+    assert "there is no vault" in said.out
+    assert not place.exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_of_the_vault_that_can_not_be_written_is_told_first(
+    resil: Cli, database: Endpoint
+) -> None:
+    assert resil("backup", "--url-env", "DB", "--name", "app", DB=url_of(database)).code == 0
+    folder = resil.vault / "app" / "backups"
+    folder.chmod(0o500)
+    try:
+        assert "Permission denied" in resil("check").out
+        said = resil("backup", "--url-env", "DB", "--name", "app", DB=url_of(database))
+        assert_clean_failure(said, 4, "can't write")
+    finally:
+        folder.chmod(0o700)
+
+
+def test_a_lock_that_is_not_to_be_had_names_its_holder(
+    resil: Cli, database: Endpoint, one_source: Source
+) -> None:
+    with database.connect() as connection:
+        connection.execute("LOCK TABLE item")
+        pid = connection.info.backend_pid
+        said = resil("backup", "--url-env", "DB", "--lock-timeout", "1", DB=url_of(database))
+    assert_clean_failure(said, 4, "within 1 s", f"process {pid} has 'item'", "--lock-timeout")
+
+
+def test_a_folder_without_programs_is_named(resil: Cli, database: Endpoint) -> None:
+    for command in ("prove", "backup"):
+        said = resil(command, "--url-env", "DB", DB=url_of(database), RESIL_PG_BIN="/nowhere")
+        assert_clean_failure(said, 2, "RESIL_PG_BIN names /nowhere")
+
+
+def test_the_newest_backup_is_not_passed_over(resil: Cli, database: Endpoint) -> None:
+    ids = [resil("backup", "--url-env", "DB", DB=url_of(database)).out.strip() for _ in range(2)]
+    newest = next(resil.vault.glob(f"*/manifests/{max(ids)}.json"))
+    newest.chmod(0o600)
+    newest.write_text("{")
+    said = resil("verify", "latest")
+    assert said.code == 4, said
+    assert max(ids) in said.err
 
 
 def test_bad_backup_ids_and_manifests(resil: Cli, database: Endpoint) -> None:

@@ -98,7 +98,8 @@ def backup_of_partition(backups: Backups, name: str, key: str) -> Manifest:
     entries = backups.for_partition(name, key)
     if not entries:
         raise UnknownBackup(
-            f"partition {key} of {name} has no backup", hint="materialize the partition first"
+            f"partition {key} of {name} has no backup",
+            hint=f"choose a partition that has one: {name}/backup's page lists them",
         )
     return entries[0].manifest
 

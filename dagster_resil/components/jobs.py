@@ -161,7 +161,8 @@ def _proved(
             return entry.manifest
     raise UnknownBackup(
         f"partition {key} of {name} has no proved backup: nothing was restored",
-        hint=f"materialize the partition, prove it with {name}_verify, or name a backup_id",
+        hint=f"choose a partition that has one ({name}/backup's page lists them), prove one with "
+        f"{name}_verify, or name a backup_id",
     )
 
 

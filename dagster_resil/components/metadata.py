@@ -20,7 +20,7 @@ def describe_backup(manifest: Manifest) -> dict[str, dg.MetadataValue]:
         "backup_id": dg.MetadataValue.text(manifest.backup_id),
         "dagster/row_count": dg.MetadataValue.int(manifest.rows),
         "rows": dg.MetadataValue.int(manifest.rows),
-        "tables_count": dg.MetadataValue.int(sum(t.kind == "table" for t in manifest.tables)),
+        "tables_count": dg.MetadataValue.int(manifest.table_count),
         "bytes": dg.MetadataValue.int(manifest.bytes),
         "database_bytes": dg.MetadataValue.int(manifest.database_bytes),
         "seconds": dg.MetadataValue.float(seconds),

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from dagster_resil.backup.take import BackupSettings, take_backup
+from dagster_resil.backup.take import PART_BYTES, BackupSettings, Comparison, take_backup
 from dagster_resil.components.checks import build_checks
 from dagster_resil.components.jobs import build_restore_job, build_verify_job
 from dagster_resil.components.metadata import describe_backup
@@ -97,6 +97,10 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
     :param start: the day of the first window; fixed, so that keys stay.
     :param grace_minutes: how long after its window's end a backup still counts as its, late.
     :param jobs: connections that dump, restore and compare at a time.
+    :param compare: what a restore has to equal: the number of rows ("counts"), every value by its
+        type's own equality ("contents"), or every value by its text ("text").
+    :param part_mb: how much of a large table goes into one object, in MiB; memory holds one part a
+        job.
     :param schedule: whether the schedule runs from the start.
     """
 
@@ -109,7 +113,9 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
     timezone: str = "UTC"
     start: str = "2026-01-01"
     grace_minutes: int = 0
-    jobs: int = 2
+    jobs: int = Field(default=2, ge=1, le=64)
+    compare: Comparison = "contents"
+    part_mb: int = Field(default=PART_BYTES >> 20, ge=1)
     schedule: Literal["running", "stopped"] = "running"
     owners: list[str] = Field(default_factory=list)
     tags: dict[str, str] = Field(default_factory=dict)
@@ -188,7 +194,12 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
                     vault.open(),
                     name=self.name,
                     partition=partition,
-                    settings=BackupSettings(jobs=self.jobs, grace_s=grace_s),
+                    settings=BackupSettings(
+                        jobs=self.jobs,
+                        grace_s=grace_s,
+                        compare=self.compare,
+                        part_bytes=self.part_mb << 20,
+                    ),
                     progress=progress_into(context.log),
                 )
             return dg.MaterializeResult(metadata=describe_backup(manifest))

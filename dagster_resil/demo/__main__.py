@@ -168,7 +168,7 @@ def print_proofs(proofs: list[Proof]) -> None:
         colour = "green" if proof.receipt.verdict is Verdict.PASS else "bold red"
         grid.add_row(
             proof.what,
-            f"{sum(t.kind == 'table' for t in proof.manifest.tables):,}",
+            f"{proof.manifest.table_count:,}",
             f"{proof.manifest.rows:,}",
             size(proof.manifest.bytes),
             f"{proof.manifest.seconds['total']:.1f} s",

@@ -20,6 +20,10 @@ CONNECT_TIMEOUT_S = 15
 """A dead host otherwise holds a backup for the kernel's two minutes of SYN retries."""
 
 _SCHEMES = ("postgresql://", "postgres://")
+_ENCODE_HINT = (
+    "use postgresql://user@host:5432/name; in a password write %40 for @, %2F for /, %3A for :, "
+    "%3F for ?, %23 for #, %25 for %"
+)
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "KRB5CCNAME")
 _SECRETS = (
     "password",
@@ -70,12 +74,21 @@ class Endpoint:
                 "that is no database address: it is neither a URL nor key=value pairs",
                 hint="use postgresql://user@host:5432/name",
             )
+        if "://" in text and _ends_in_the_password(text):
+            # libpq would take pieces of a password for a host or a name, which messages tell.
+            raise ConfigurationError(
+                "the database's address can't be right: its port is no number, or an @ or / in it "
+                "has to be percent-encoded",
+                hint=_ENCODE_HINT,
+            )
         try:
             found = conninfo.conninfo_to_dict(text)
         except psycopg.Error as error:
+            # libpq quotes the piece that it could not read, which may be a piece of a password.
+            words = re.sub(r'"[^"]*"', '"…"', str(error).strip())
             raise ConfigurationError(
-                f"the database's address can't be read: {_without_secrets(str(error), text)}",
-                hint="use postgresql://user@host:5432/name; percent-encode special characters",
+                f"the database's address can't be read: {_without_secrets(words, text)}",
+                hint=_ENCODE_HINT,
             ) from None
         password = found.pop("password", None)
         for name in _SECRETS[1:]:
@@ -177,6 +190,17 @@ def child_environment() -> dict[str, str]:
     env = {key: os.environ[key] for key in _PASSED_ON if key in os.environ}
     env["LC_MESSAGES"] = "C"  # messages are read by people who search the web for them
     return env
+
+
+def _ends_in_the_password(url: str) -> bool:
+    """Return whether libpq's reading of a URL ends the password too early.
+
+    The login ends at the only @, before the path begins; a port is a number.
+    """
+    place, _, path = url.split("://", 1)[1].partition("?")[0].partition("/")
+    login, _, hosts = place.rpartition("@")
+    ports = [host.rpartition("]")[2].partition(":")[2] for host in hosts.split(",")]
+    return "@" in login or "@" in path or not all(port.isdigit() for port in ports if port)
 
 
 def _without_secrets(message: str, *sources: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from dagster_resil.errors import NoServer, ProgramMissing
+from dagster_resil.errors import ConfigurationError, NoServer, ProgramMissing
 from dagster_resil.postgres.connection import child_environment
 from dagster_resil.process import ProcessTimeout, run
 
@@ -52,6 +52,11 @@ def _folders() -> Iterator[tuple[Path, bool]]:
     named = os.environ.get(BIN_DIR_VARIABLE)
     if named:
         for text in filter(None, named.split(os.pathsep)):
+            if not (Path(text) / CLIENTS[0]).is_file():
+                raise ConfigurationError(
+                    f"{BIN_DIR_VARIABLE} names {text}, where there is no {CLIENTS[0]}",
+                    hint="name the folder that holds PostgreSQL's programs, or unset it",
+                )
             yield Path(text), False
         return
     for pattern in (
@@ -101,7 +106,10 @@ def _probe(bin_dir: Path) -> str | None:
 
 
 def find_all() -> list[Programs]:
-    """Return every installation with all the client programs, system ones first."""
+    """Return every installation with all the client programs, system ones first.
+
+    :raises ConfigurationError: RESIL_PG_BIN names a folder without them.
+    """
     found: dict[Path, Programs] = {}
     for folder, bundled in _folders():
         with contextlib.suppress(OSError):

@@ -94,7 +94,7 @@ class ScratchServer:
         if server_user() is not None:
             notes.append(f"runs as uid {server_user()}")
         else:
-            notes.append("not shut off: runs as the user who verifies")
+            notes.append("not shut off: this user's own files (it runs as the user who verifies)")
         if self.server.walled:
             notes.append("no network (a network namespace of its own)")
         else:

@@ -137,13 +137,21 @@ class Archive:
                 self._note(item, _other_size(size, item))
 
     def _parse(self) -> list[str]:
+        toc = self._objects.get("archive/toc.dat")
+        if toc is None:
+            return ["the archive has no toc.dat"]
         try:
-            data = (self.folder / "archive" / "toc.dat").read_bytes()
+            file = self.folder / toc.name
+            if file.exists():
+                data = file.read_bytes()
+            else:
+                with self.open(toc) as chunks:
+                    data = b"".join(chunks)
             self._contents = read_contents(data, self._manifest.source.encoding)
         except ArchiveUnreadable as error:
             return [error.message]
-        except OSError as error:
-            return [f"the archive has no toc.dat: {error.strerror}"]
+        except VaultError:
+            return []  # noted
         named = {
             entry.file_name
             for entry in self._contents.of_kind("TABLE DATA")
@@ -263,6 +271,8 @@ class Archive:
 
         with ThreadPoolExecutor(max(1, jobs), thread_name_prefix="sum") as pool:
             list(pool.map(sum_one, left))
+        if self._contents is None and self.intact_so_far:
+            self._other_problems += self._parse()
         problems = [
             self._named(item, self._wrong[item.name])
             for item in self._manifest.objects

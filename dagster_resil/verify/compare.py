@@ -149,15 +149,19 @@ def contents_check(comparison: pd.DataFrame) -> Check:
         summary=f"the fingerprints of {_tables(sum(row['kind'] == 'table' for row in records))} "
         "equal the source's"
         + "".join(
-            f", and that of {row['rows_source']:,} large objects"
+            f", and that of {row['rows_source']:,} large object{_s(row['rows_source'])}"
             for row in records
             if row["kind"] == "large_objects"
         ),
     )
 
 
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
 def _tables(count: int) -> str:
-    return f"{count:,} table" + ("" if count == 1 else "s")
+    return f"{count:,} table{_s(count)}"
 
 
 def _failed(name: str, wrong: list[str], total: int) -> Check:

@@ -34,7 +34,7 @@ from dagster_resil.progress import Progress, Step, silent
 from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.base import Vault
 from dagster_resil.vault.expected import Expected
-from dagster_resil.vault.model import FORMAT, Check, Manifest, Receipt
+from dagster_resil.vault.model import FORMAT, Check, Manifest, Receipt, Source
 from dagster_resil.verify.archive import Archive
 from dagster_resil.verify.compare import (
     DETAILS_SHOWN,
@@ -52,7 +52,7 @@ from dagster_resil.verify.schema import (
     redumper,
 )
 from dagster_resil.verify.verdict import Verdict, worst
-from dagster_resil.workspace import Workspace
+from dagster_resil.workspace import Workspace, work_root
 
 log = logging.getLogger(__name__)
 
@@ -189,11 +189,15 @@ def _prove(
     progress: Progress,
 ) -> None:
     archive = Archive(backups, manifest, space.path / "backup")
-    need_room(
-        space.path,
-        archive.local_bytes + scratch_bytes(manifest.database_bytes),
-        f"to restore {manifest.backup_id}",
-    )
+    try:
+        need_room(
+            space.path,
+            archive.local_bytes + scratch_bytes(manifest.database_bytes),
+            f"to restore {manifest.backup_id}",
+        )
+    except CannotProve:
+        findings.add(archive.check(jobs=settings.jobs, progress=progress))  # it takes no room
+        raise
     folder = archive.folder
     begun = time.monotonic()
     fetched = archive.fetch(jobs=settings.jobs, progress=progress)
@@ -270,6 +274,19 @@ def _prove(
                 "rows of extensions' tables that the login could not read: "
                 + ", ".join(expected.unreadable_tables)
             )
+
+
+def check_provable(source: Source, database_bytes: int, settings: VerifySettings) -> None:
+    """Look whether a backup of a database could be proved here, before it is taken.
+
+    :raises CannotProve: there is no server of its version, or no room for it.
+    """
+    server_for(source.major)
+    need_room(
+        work_root(settings.work_dir),
+        scratch_bytes(database_bytes),
+        f"to restore database {source.database}",
+    )
 
 
 @dataclass(frozen=True)
