@@ -88,7 +88,6 @@ class CopySession:
             _write_all(self._to, script.encode(self._codec, "surrogateescape"))
         except BrokenPipeError:
             raise self._failure() from None
-        at_line_start = True
         held = b""
         while True:
             pieces = [held]
@@ -104,16 +103,13 @@ class CopySession:
                     break
             chunk = b"".join(pieces)
             # psql says nothing behind the end until it is asked again.
-            if chunk.endswith(_END) and (
-                chunk[-4:-3] == b"\n" or (at_line_start and len(chunk) == len(_END))
-            ):
+            if chunk.endswith(_END) and (chunk == _END or chunk[-4:-3] == b"\n"):
                 if len(chunk) > len(_END):
                     yield chunk[: -len(_END)]
                 return
             # The end may have come in two pieces.
             held = chunk[-len(_END) :]
             if ready := chunk[: -len(_END)]:
-                at_line_start = ready.endswith(b"\n")
                 yield ready
 
     def _failure(self) -> Exception:

@@ -207,7 +207,7 @@ class _Pipe:
 
 def rows_of(pieces: list[bytes], monkeypatch: pytest.MonkeyPatch) -> bytes:
     session = CopySession.__new__(CopySession)
-    session.__dict__.update(_script="", _codec="utf-8", _to=-1, _from=-1)
+    session.__dict__.update(_first="", _begin="", _codec="utf-8", _to=-1, _from=-1)
     pipe = _Pipe(pieces)
     with monkeypatch.context() as patch:
         patch.setattr(copying, "_write_all", lambda descriptor, data: None)
