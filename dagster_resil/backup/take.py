@@ -449,6 +449,7 @@ def _read(
         globals_sql = read_globals(holder)
         expectations.wait(watch)
         tables.wait(watch)
+        watch()  # tell the whole of it
         snapshot.assert_held()
         contents = expectations.contents
 

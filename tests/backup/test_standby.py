@@ -130,7 +130,7 @@ def _vacuum(pair: Pair, primary: Endpoint) -> None:
     "where",
     [
         "dagster_resil.backup.copying.CopySession.rows",
-        "dagster_resil.backup.expectations.read_content",
+        "dagster_resil.backup.expectations.read_contents",
     ],
     ids=["copying", "comparing"],
 )
