@@ -22,6 +22,10 @@ _PULSE_S = 5.0
 """How often the holder's connection is tried. Only its loss ends a backup early; a lost holder
 that went unnoticed could not make a false one, since the end of a backup asks once more."""
 _LOCKS_AT_ONCE = 500
+_LOST_HINT = (
+    "look in the server's log for a restart, a terminated session or a recovery conflict (on a "
+    "replica: hot_standby_feedback = on); then run the backup again"
+)
 
 
 class SnapshotRaced(Exception):
@@ -67,9 +71,7 @@ class HeldSnapshot:
                 raise SnapshotLost(
                     f"the session that held the snapshot on {self.endpoint.describe()} ended: "
                     f"{str(error).strip()}",
-                    hint="look in the server's log for a restart, a terminated session or a "
-                    "recovery conflict (on a replica: hot_standby_feedback = on); then run "
-                    "the backup again",
+                    hint=_LOST_HINT,
                 ) from None
             self._last_pulse = time.monotonic()
 
@@ -98,8 +100,8 @@ class HeldSnapshot:
             raise SnapshotLost(
                 f"the snapshot {self.id} is gone from {self.endpoint.describe()}: "
                 f"{str(error).strip()}",
-                hint="is there a connection pooler in between? connect to the server itself; then "
-                "run the backup again",
+                hint="is there a connection pooler in between? connect to the server itself; on a "
+                "replica set hot_standby_feedback = on; then run the backup again",
             ) from None
 
 
@@ -162,7 +164,7 @@ def hold_snapshot(
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise SnapshotLost(
             f"the session on {endpoint.describe()} ended: {str(error).strip()}",
-            hint="look in the server's log; then run the backup again",
+            hint=_LOST_HINT,
         ) from None
     finally:
         # A leaked holder would keep vacuum from cleaning the source.

@@ -21,10 +21,9 @@ from dagster_resil.backup.reader import END_OF_DATA, TableReader, compressed
 from dagster_resil.backup.take import BackupSettings, _LineCounter, take_backup
 from dagster_resil.errors import BackupFailed, VaultError
 from dagster_resil.postgres.connection import Endpoint
-from dagster_resil.vault.backups import Backups
 from dagster_resil.verify.prove import verify_backup
 from dagster_resil.verify.verdict import Verdict
-from tests.backup.test_exactness import assert_nothing_is_left
+from tests.backup.test_exactness import assert_nothing_is_left, listed
 from tests.conftest import Source
 from tests.vault.failing import FailingVault
 
@@ -141,7 +140,7 @@ def test_a_part_that_can_not_be_written_fails_the_backup(
 
     assert error.value.exit_code == 4
     assert failures.tried == tries
-    assert not Backups(vault).entries().backups
+    assert not listed(vault)
     assert not list(vault.names("noise/backups/"))
     assert_nothing_is_left(one_source)
     assert not [each for each in threading.enumerate() if each.name.startswith("tables-")]
@@ -184,7 +183,7 @@ def test_a_reader_that_misses_rows_or_has_some_twice_is_caught(
     with pytest.raises(BackupFailed, match=r"dump of table public\.noise has [0-9,]+ rows, the"):
         take(database, vault)
 
-    assert not Backups(vault).entries().backups
+    assert not listed(vault)
     assert_nothing_is_left(one_source)
 
 

@@ -19,12 +19,11 @@ from dagster_resil.errors import BackupFailed
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.server import Server, hand_over, reachable_programs, server_user
 from dagster_resil.process import run
-from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.base import Vault
 from dagster_resil.verify.prove import verify_backup
 from dagster_resil.verify.verdict import Verdict
 from dagster_resil.workspace import Workspace
-from tests.backup.test_exactness import assert_nothing_is_left
+from tests.backup.test_exactness import assert_nothing_is_left, listed
 from tests.conftest import Source, majors, run_server, stock
 
 ROWS = """
@@ -160,7 +159,7 @@ def test_a_conflict_with_recovery_fails_the_backup(
     assert came.is_set()
     assert "hot_standby_feedback" in error.value.hint, error.value
     assert error.value.exit_code == 4
-    assert not Backups(vault).entries().backups
+    assert not listed(vault)
     assert_nothing_is_left(pair.replica)
 
 
@@ -180,4 +179,4 @@ def test_an_unlogged_table_of_a_replica_is_not_taken_for_empty(pair: Pair, vault
     pair.caught_up()
     with pytest.raises(BackupFailed, match="unlogged"):
         take_backup(replica, vault, name="replica")
-    assert not Backups(vault).entries().backups
+    assert not listed(vault)
