@@ -17,6 +17,7 @@
     │   ├── ProgramMissing          4
     │   └── SnapshotLost            4
     ├── VaultError                  4
+    │   ├── VaultUnreachable        4   it says nothing of what the vault holds
     │   ├── ObjectExists            4
     │   ├── ObjectMissing           4
     │   ├── ObjectDamaged           4
@@ -151,6 +152,12 @@ class NoVault(VaultError):
     """There is no vault at that address yet."""
 
     code = "no_vault"
+
+
+class VaultUnreachable(VaultError):
+    """The vault can't be reached, or lets us do too little: no word on what it holds."""
+
+    code = "vault_unreachable"
 
 
 class ObjectExists(VaultError):

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from urllib.parse import unquote_to_bytes, urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from dagster_resil.errors import ConfigurationError
 from dagster_resil.logs import redact
-from dagster_resil.vault.base import Vault
+from dagster_resil.vault.base import Vault, is_name
 from dagster_resil.vault.local import LocalVault
+
+if TYPE_CHECKING:
+    from dagster_resil.vault.gcs_client import ClientSource, GcsSettings
 
 __all__ = ["Vault", "open_vault"]
 
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 
-def open_vault(url: str) -> Vault:
+
+def open_vault(
+    url: str, *, settings: GcsSettings | None = None, client: ClientSource | None = None
+) -> Vault:
     """Return the vault at a URL; nothing is read or written yet.
 
-    :param url: ``file:///path``, percent-encoded where it must be.
-    :raises ConfigurationError: it is no such URL.
+    :param url: ``file:///path`` or ``gs://bucket/prefix``, percent-encoded where it must be.
+    :param settings: for Cloud Storage; by default those of the environment.
+    :param client: makes the client of Cloud Storage; by default with Application Default
+        Credentials.
+    :raises ConfigurationError: it is no such URL, or the settings make no sense.
     """
     # urlsplit would drop control characters and so name another folder.
     if any(ord(character) < 32 or ord(character) == 127 for character in url):
@@ -32,13 +44,31 @@ def open_vault(url: str) -> Vault:
             f"a vault's address is a URL, not {redact(url)!r}", hint=f"use {place.as_uri()}"
         )
     if scheme.lower() == "gs":
-        raise ConfigurationError(
-            "vaults in Cloud Storage are not in this release", hint="use file:///path"
+        # Imported here: half a second that a local vault does not need.
+        from dagster_resil.vault.gcs import GcsVault
+        from dagster_resil.vault.gcs_client import GcsSettings
+
+        bucket, prefix = _bucket_and_prefix(url)
+        return GcsVault(
+            bucket, prefix, settings=settings or GcsSettings.from_environment(), client=client
         )
     raise ConfigurationError(
         f"a vault's address can't begin with {scheme[:20]!r}",
-        hint="the schemes known are file:///path and, in a later release, gs://bucket/prefix",
+        hint="the schemes known are file:///path and gs://bucket/prefix",
     )
+
+
+def _bucket_and_prefix(url: str) -> tuple[str, str]:
+    hint = "use gs://bucket/prefix"
+    parts = urlsplit("gs:" + url.partition(":")[2])
+    if parts.query or parts.fragment or url.endswith(("?", "#")):
+        raise _unusable(url, "has a ? or # in it", "write %3F for ? and %23 for #")
+    if not _BUCKET.fullmatch(parts.netloc):
+        raise _unusable(url, "names no bucket", hint)
+    prefix = unquote(parts.path).strip("/")
+    if prefix and not is_name(prefix):
+        raise _unusable(url, "has a prefix that no object's name can begin with", hint)
+    return parts.netloc, prefix
 
 
 def _local_path(url: str) -> Path:

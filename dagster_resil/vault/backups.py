@@ -200,17 +200,23 @@ class Backups:
         if parse_manifest(data, manifest.backup_id, self.vault.url) != manifest:
             raise ManifestDamaged(f"the manifest of {manifest.backup_id} does not survive writing")
 
-        def check(item: StoredObject) -> None:
-            size = self.vault.size(folder(manifest.backup_id) + item.name)
+        beginning = folder(manifest.backup_id)
+        # One listing: asking for each would be a round trip for every object of a large backup.
+        there = self.vault.sizes(beginning) if manifest.objects else {}
+        for item in manifest.objects:
+            size = there.get(beginning + item.name)
+            if size is None:
+                raise ObjectMissing(
+                    f"there is no object {beginning + item.name} in vault {self.vault.url}, which "
+                    "was written",
+                    hint="is something else removing objects from the vault?",
+                )
             if size != item.size:
                 raise ObjectDamaged(
                     f"object {item.name} of {manifest.backup_id} has {size:,} bytes in the vault, "
                     f"{item.size:,} were written",
                     hint="is something else writing into the vault?",
                 )
-
-        with ThreadPoolExecutor(_READERS) as pool:
-            list(pool.map(check, manifest.objects))
         self.vault.put(manifest_name(manifest.backup_id), [data])
 
     def discard(self, backup_id: str) -> None:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 
+from dagster_resil.errors import ConfigurationError, ObjectExists, ObjectMissing, VaultError
 from dagster_resil.vault.model import StoredObject
 
 
@@ -43,6 +44,13 @@ class Vault(ABC):
         :raises ObjectMissing: no object of that name.
         """
 
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Return the size of each object whose name begins with ``prefix``.
+
+        A vault that can list sizes overrides this, which asks for one after the other.
+        """
+        return {name: self.size(name) for name in self.names(prefix)}
+
     @abstractmethod
     def names(self, prefix: str) -> Iterator[str]:
         """Yield the names that begin with ``prefix``, sorted by their bytes."""
@@ -78,3 +86,69 @@ class Vault(ABC):
         """
         with self.open(name) as chunks:
             return b"".join(chunks)
+
+    # -- what implementations share
+
+    def _exists(self, name: str) -> ObjectExists:
+        return ObjectExists(
+            f"object {name} is in vault {self.url} already",
+            hint="nothing in a vault is ever overwritten",
+        )
+
+    def _missing(self, name: str) -> ObjectMissing:
+        return ObjectMissing(
+            f"there is no object {name} in vault {self.url}",
+            hint="list what there is with: resil list",
+        )
+
+    def _manifest_of(self, prefix: str) -> str:
+        """Return the name of the manifest that a prefix inside one backup's folder would have.
+
+        :raises VaultError: the prefix reaches further than one backup.
+        """
+        parts = prefix.split("/")
+        if len(parts) < 4 or parts[1] != "backups":
+            raise VaultError(
+                f"refusing to remove {prefix!r} from vault {self.url}: it is more than one backup",
+                hint="name one backup's folder: <name>/backups/<backup id>/",
+            )
+        return f"{parts[0]}/manifests/{parts[2]}.json"
+
+    def _is_whole(self, prefix: str) -> VaultError:
+        return VaultError(
+            f"refusing to remove {prefix!r} from vault {self.url}: it is a whole backup",
+            hint="what has a manifest is removed by retention alone",
+        )
+
+
+def is_name(name: str) -> bool:
+    """Return whether an object may be called so in every kind of vault."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in name and all(part and part[0] != "." for part in name.split("/"))
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that an object can't have.
+
+    :raises ConfigurationError: it is one.
+    """
+    if not is_name(name):
+        raise ConfigurationError(
+            f"{name!r} can't be an object's name",
+            hint="parts between single slashes, none of them empty or beginning with a dot",
+        )
+
+
+def check_prefix(prefix: str) -> None:
+    """Refuse what no object's name can begin with.
+
+    :raises ConfigurationError: it is such.
+    """
+    folder = prefix.rpartition("/")[0]
+    if prefix.startswith("/") or "\0" in prefix:
+        raise ConfigurationError(f"{prefix!r} can't be the beginning of an object's name")
+    if folder:
+        check_name(folder)

@@ -17,11 +17,9 @@ from pathlib import Path
 from dagster_resil.errors import (
     ConfigurationError,
     NoVault,
-    ObjectExists,
-    ObjectMissing,
     VaultError,
 )
-from dagster_resil.vault.base import Vault
+from dagster_resil.vault.base import Vault, check_name, is_name
 from dagster_resil.vault.checksums import Checksums
 from dagster_resil.vault.model import StoredObject
 
@@ -81,11 +79,7 @@ class LocalVault(Vault):
         self._folders = _FolderSync()
 
     def _file(self, name: str) -> Path:
-        if not _is_name(name):
-            raise ConfigurationError(
-                f"{name!r} can't be an object's name",
-                hint="parts between single slashes, none of them empty or beginning with a dot",
-            )
+        check_name(name)
         return self.path.joinpath(*name.split("/"))
 
     def _failed(self, what: str, error: OSError, hint: str = "") -> VaultError:
@@ -130,12 +124,6 @@ class LocalVault(Vault):
                     target.unlink()
                     raise
         return StoredObject(name=name, size=sums.size, crc32c=sums.crc32c, sha256=sums.sha256)
-
-    def _exists(self, name: str) -> ObjectExists:
-        return ObjectExists(
-            f"object {name} is in vault {self.url} already",
-            hint="nothing in a vault is ever overwritten",
-        )
 
     def _link(self, temporary: Path, target: Path, what: str) -> None:
         try:
@@ -202,12 +190,6 @@ class LocalVault(Vault):
         with file:
             yield chunks()
 
-    def _missing(self, name: str) -> ObjectMissing:
-        return ObjectMissing(
-            f"there is no object {name} in vault {self.url}",
-            hint="list what there is with: resil list",
-        )
-
     def size(self, name: str) -> int:
         """Return an object's size in bytes."""
         try:
@@ -242,7 +224,7 @@ class LocalVault(Vault):
             folders[:] = [name for name in folders if not name.startswith(".")]
             for file in files:
                 name = (Path(place) / file).relative_to(self.path).as_posix()
-                if name.startswith(prefix) and _is_name(name):
+                if name.startswith(prefix) and is_name(name):
                     found.append(name)
         yield from sorted(found, key=os.fsencode)
 
@@ -253,7 +235,7 @@ class LocalVault(Vault):
         if prefix and not place.is_dir():
             return
         with self._telling(f"list {prefix or 'everything'}"), os.scandir(place) as entries:
-            found = [e.name for e in entries if e.is_dir() and _is_name(e.name)]
+            found = [e.name for e in entries if e.is_dir() and is_name(e.name)]
         yield from sorted(found, key=os.fsencode)
 
     def _check_there(self) -> None:
@@ -276,18 +258,10 @@ class LocalVault(Vault):
         :raises VaultError: that backup has a manifest, or the prefix reaches further than one
             backup; nothing is removed.
         """
-        parts = prefix.split("/")
-        if len(parts) < 4 or parts[1] != "backups":
-            raise VaultError(
-                f"refusing to remove {prefix!r} from vault {self.url}: it is more than one backup",
-                hint="name one backup's folder: <name>/backups/<backup id>/",
-            )
+        manifest = self._manifest_of(prefix)
         with self._telling(f"remove {prefix}"):
-            if _is_there(self._file(f"{parts[0]}/manifests/{parts[2]}.json")):
-                raise VaultError(
-                    f"refusing to remove {prefix!r} from vault {self.url}: it is a whole backup",
-                    hint="what has a manifest is removed by retention alone",
-                )
+            if _is_there(self._file(manifest)):
+                raise self._is_whole(prefix)
             if not self.path.is_dir():
                 return
         left = 0
@@ -339,14 +313,6 @@ def _check_folder(folder: Path) -> None:
                 read_only = os.statvfs(place).f_flag & os.ST_RDONLY
                 raise OSError(errno.EROFS if read_only else errno.EACCES, "")
             return
-
-
-def _is_name(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in name and all(part and part[0] != "." for part in name.split("/"))
 
 
 def _is_there(file: Path) -> bool:

@@ -1,0 +1,202 @@
+"""What goes wrong on purpose: a switch that tests and a developer turn, from this machine only.
+
+``POST /localcloud/faults`` takes one :class:`Fault` as a JSON object, ``GET`` lists them with how
+often each has struck, ``DELETE`` clears them. ``GET /localcloud/requests`` counts what was asked,
+by method; ``DELETE`` begins the count anew.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dagster_resil.localcloud.protocol import Interrupted, Request
+
+_KEPT_REQUESTS = 20_000
+_SLOW_STEP_S = 0.5
+
+Kind = Literal["error", "drop", "cut", "slow", "corrupt", "denied", "region_gone"]
+
+
+class Fault(BaseModel):
+    """Something that goes wrong, and with which requests.
+
+    - error: the answer is ``status`` and ``reason``; ``when`` is before the request has done
+      anything, or after all of it was done.
+    - drop: no answer; the connection ends, before or after.
+    - cut: the connection ends after ``at_byte`` bytes of a body, whichever way it goes.
+    - slow: bodies go at ``bytes_per_s``.
+    - corrupt: one bit of the byte at ``at_byte`` is flipped in a body, whichever way it goes.
+    - denied: nobody has ``permission`` (a pattern).
+    - region_gone: buckets in ``location`` answer 503.
+
+    :param method: a pattern of Google's names, for example "storage.objects.*".
+    :param object: a pattern of objects' names.
+    :param skip: how many matching requests are let by first.
+    :param times: how many it strikes; None for every one.
+    :param incoming: for cut, slow and corrupt: requests' bodies (True), answers' (False), both.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Kind
+    method: str = "*"
+    bucket: str = "*"
+    object: str = "*"
+    caller: str = "*"
+    skip: int = Field(default=0, ge=0)
+    times: int | None = Field(default=None, ge=1)
+    when: Literal["before", "after"] = "before"
+    status: int = Field(default=503, ge=400, le=599)
+    reason: str = "backendError"
+    message: str = "We encountered an internal error. Please try again."
+    at_byte: int = Field(default=0, ge=0)
+    bytes_per_s: float = Field(default=1 << 20, gt=0)
+    permission: str = "*"
+    location: str = ""
+    incoming: bool | None = None
+
+    def concerns(self, request: Request) -> bool:
+        """Return whether a request is one of those that it is about."""
+        return (
+            fnmatchcase(request.method, self.method)
+            and fnmatchcase(request.names.get("bucket", ""), self.bucket)
+            and fnmatchcase(request.names.get("object", ""), self.object)
+            and fnmatchcase(request.caller or "", self.caller)
+        )
+
+
+@dataclass
+class _Armed:
+    fault: Fault
+    seen: int = 0
+    struck: int = 0
+
+
+@dataclass
+class Striking:
+    """The faults that strike one request."""
+
+    faults: list[Fault]
+    begun: float = field(default_factory=time.monotonic)
+
+    def of(self, *kinds: Kind, when: str | None = None) -> Fault | None:
+        """Return the first of some kinds."""
+        for fault in self.faults:
+            if fault.kind in kinds and (when is None or fault.when == when):
+                return fault
+        return None
+
+    def passing(self, data: memoryview, offset: int, *, incoming: bool) -> None:
+        """Do to a block of a body what the faults do.
+
+        :raises Interrupted: the connection is to end here.
+        """
+        for fault in self.faults:
+            if fault.incoming is not None and fault.incoming is not incoming:
+                continue
+            end = offset + len(data)
+            if fault.kind == "cut" and fault.at_byte < end:
+                raise Interrupted
+            if fault.kind == "corrupt" and offset <= fault.at_byte < end:
+                data[fault.at_byte - offset] ^= 0x01
+            if fault.kind == "slow":
+                due = self.begun + end / fault.bytes_per_s
+                while (left := due - time.monotonic()) > 0:
+                    time.sleep(min(left, _SLOW_STEP_S))
+
+    @property
+    def block_bytes(self) -> int | None:
+        """Return how much may go at a time; None where no fault touches a body."""
+        slow = self.of("slow")
+        if slow is not None:
+            return max(1, min(1 << 16, int(slow.bytes_per_s * _SLOW_STEP_S)))
+        if self.of("cut", "corrupt"):
+            return 1 << 16
+        return None
+
+    def cut_at(self) -> int | None:
+        """Return after how many bytes an answer ends too early, if it does."""
+        cut = self.of("cut")
+        return cut.at_byte if cut is not None and cut.incoming is not True else None
+
+
+class Switch:
+    """The faults that are on, and what was asked so far."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._armed: list[_Armed] = []
+        self._counts: Counter[str] = Counter()
+        self._log: deque[dict[str, Any]] = deque(maxlen=_KEPT_REQUESTS)
+
+    def add(self, fault: Fault) -> None:
+        """Turn a fault on."""
+        with self._lock:
+            self._armed.append(_Armed(fault))
+
+    def clear(self) -> None:
+        """Turn every fault off."""
+        with self._lock:
+            self._armed.clear()
+
+    def faults(self) -> list[dict[str, Any]]:
+        """Return the faults that are on, and how often each has struck."""
+        with self._lock:
+            return [
+                {**armed.fault.model_dump(), "seen": armed.seen, "struck": armed.struck}
+                for armed in self._armed
+            ]
+
+    def strike(self, request: Request, location: str | None) -> Striking:
+        """Return what happens to a request.
+
+        :param location: where its bucket is.
+        """
+        striking = []
+        with self._lock:
+            for armed in self._armed:
+                fault = armed.fault
+                if not fault.concerns(request):
+                    continue
+                if fault.kind == "region_gone" and fault.location.upper() != location:
+                    continue
+                armed.seen += 1
+                if armed.seen <= fault.skip:
+                    continue
+                if fault.times is not None and armed.struck >= fault.times:
+                    continue
+                armed.struck += 1
+                striking.append(fault)
+        return Striking(striking)
+
+    def note(self, request: Request, status: int) -> None:
+        """Count a request; 0 stands for one that got no answer."""
+        with self._lock:
+            self._counts[request.method] += 1
+            self._log.append(
+                {
+                    "method": request.method,
+                    "bucket": request.names.get("bucket", ""),
+                    "object": request.names.get("object", ""),
+                    "caller": request.caller,
+                    "status": status,
+                }
+            )
+
+    def requests(self) -> dict[str, Any]:
+        """Return how often each method was asked for, and the last requests in their order."""
+        with self._lock:
+            return {"counts": dict(self._counts), "log": list(self._log)}
+
+    def forget_requests(self) -> None:
+        """Begin to count anew."""
+        with self._lock:
+            self._counts.clear()
+            self._log.clear()

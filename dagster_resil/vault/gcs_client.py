@@ -1,0 +1,218 @@
+"""The client of Cloud Storage: who we are there, and which server we take for it."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Literal
+from urllib.parse import urlsplit
+
+import google.auth
+import google.auth.credentials
+import requests.adapters
+from google.auth import impersonated_credentials
+from google.auth.exceptions import GoogleAuthError
+from google.cloud import storage
+
+from dagster_resil.errors import ConfigurationError
+
+LOCALCLOUD_VARIABLE = "RESIL_LOCALCLOUD"
+"""Set by our local cloud to its own address: the one server but Google's that is believed."""
+_EMULATOR_VARIABLE = "STORAGE_EMULATOR_HOST"
+_SCOPE = "https://www.googleapis.com/auth/devstorage.full_control"
+_CLOUD_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+_CONNECTIONS = 64
+"""Kept open: as many as there may be jobs. The library's own ten would be closed and made anew."""
+
+Hold = Literal["temporary", "event-based"]
+RetentionMode = Literal["Locked", "Unlocked"]
+
+ClientSource = Callable[[], storage.Client]
+
+
+@dataclass(frozen=True)
+class GcsSettings:
+    """How objects are written, what their bucket has to be, and as whom we sign in.
+
+    None means: as the bucket has it, or: not looked at.
+
+    :param impersonate: the service account to act as.
+    :param storage_class: of new objects, for example "NEARLINE".
+    :param kms_key: the customer-managed key that encrypts new objects.
+    :param object_retention_days: how long each new object has to stay.
+    :param object_retention_mode: whether anybody may take that back: not when "Locked".
+    :param hold: the hold that each new object gets.
+    :param location: where the bucket has to be, for example "europe-west1".
+    :param versioning: whether the bucket has to keep noncurrent versions.
+    :param retention_days: how long the bucket's own policy has to keep objects at least.
+    :param retention_locked: whether that policy has to be locked.
+    :param whole_bytes: up to this size an object goes up in one request, out of memory.
+    :param step_bytes: a larger one goes in parts of this size; a multiple of 256 KiB.
+    :param timeout_s: how long to wait for a connection, and for each answer.
+    :param retry_s: how long to go on with what fails in passing.
+    """
+
+    impersonate: str | None = None
+    storage_class: str | None = None
+    kms_key: str | None = None
+    object_retention_days: int | None = None
+    object_retention_mode: RetentionMode = "Unlocked"
+    hold: Hold | None = None
+    location: str | None = None
+    versioning: bool | None = None
+    retention_days: int | None = None
+    retention_locked: bool | None = None
+    whole_bytes: int = 64 << 20
+    step_bytes: int = 16 << 20
+    timeout_s: float = 60
+    retry_s: float = 60
+
+    def __post_init__(self) -> None:
+        if self.hold not in (None, "temporary", "event-based"):
+            raise _wrong("hold", self.hold, "temporary or event-based")
+        if self.object_retention_mode not in ("Locked", "Unlocked"):
+            raise _wrong("object_retention_mode", self.object_retention_mode, "Locked or Unlocked")
+        for name in ("object_retention_days", "retention_days"):
+            days = getattr(self, name)
+            if days is not None and days < 1:
+                raise _wrong(name, days, "a number of days")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> GcsSettings:
+        """Read the settings from ``RESIL_GCS_…``, each named as its field is.
+
+        :raises ConfigurationError: one of them makes no sense.
+        """
+        environment = os.environ if environment is None else environment
+        given: dict[str, object] = {}
+        for field in fields(cls):
+            variable = f"RESIL_GCS_{field.name.upper()}"
+            text = environment.get(variable, "").strip()
+            if not text:
+                continue
+            try:
+                given[field.name] = _read(str(field.type), text)
+            except ValueError:
+                raise ConfigurationError(
+                    f"the environment variable {variable} makes no sense: {text[:40]!r}",
+                    hint="days, bytes and seconds are numbers; versioning is on or off",
+                ) from None
+        return cls(**given)  # type: ignore[arg-type]
+
+
+_SWITCHES = {"on": True, "true": True, "off": False, "false": False}
+
+
+def _read(kind: str, text: str) -> object:
+    if kind.startswith("bool"):
+        if text.lower() not in _SWITCHES:
+            raise ValueError(text)
+        return _SWITCHES[text.lower()]
+    if kind.startswith("int"):
+        return int(text)
+    if kind.startswith("float"):
+        return float(text)
+    return text
+
+
+def _wrong(name: str, value: object, wanted: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{value!r} can't be the Cloud Storage setting {name}", hint=f"it takes {wanted}"
+    )
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether a URL leads to this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def new_client(settings: GcsSettings) -> storage.Client:
+    """Return a client with Application Default Credentials.
+
+    :raises ConfigurationError: there are none, or the environment leads to an emulator.
+    """
+    _refuse_emulators()
+    try:
+        if os.environ.get(_EMULATOR_VARIABLE):  # our own, which was just looked at
+            client = storage.Client()
+        else:
+            credentials, project = google.auth.default(scopes=[_SCOPE, _CLOUD_SCOPE])
+            if settings.impersonate:
+                credentials = impersonated_credentials.Credentials(  # type: ignore[no-untyped-call]
+                    source_credentials=credentials,
+                    target_principal=settings.impersonate,
+                    target_scopes=[_SCOPE],
+                    iam_endpoint_override=_iam_endpoint(settings.impersonate),
+                )
+            # Buckets are named without a project; the library wants one only to make them.
+            client = storage.Client(project=project or "none", credentials=credentials)
+    except GoogleAuthError as error:
+        raise ConfigurationError(
+            f"can't sign in to Google Cloud: {error}".splitlines()[0],
+            hint="on your machine: gcloud auth application-default login; on a server, let it run "
+            "as a service account (see the README's section on Cloud Storage)",
+        ) from None
+    check_client(client)
+    widen(client)
+    return client
+
+
+def _iam_endpoint(account: str) -> str | None:
+    local = os.environ.get(LOCALCLOUD_VARIABLE)
+    path = f"/v1/projects/-/serviceAccounts/{account}:generateAccessToken"
+    return local + path if local else None
+
+
+def _refuse_emulators() -> None:
+    """Refuse an environment that would have backups go into an emulator unnoticed.
+
+    :raises ConfigurationError: it would.
+    """
+    local = os.environ.get(LOCALCLOUD_VARIABLE)
+    emulator = os.environ.get(_EMULATOR_VARIABLE)
+    if emulator and emulator != local:
+        raise ConfigurationError(
+            f"{_EMULATOR_VARIABLE} is set: Google's library would sign in as nobody and take "
+            f"{emulator[:100]} for Cloud Storage",
+            hint=f"unset {_EMULATOR_VARIABLE}; for a cloud on this machine: "
+            "python -m dagster_resil.localcloud",
+        )
+
+
+def check_client(client: storage.Client) -> None:
+    """Refuse a client whose server is neither Google's nor our own local cloud.
+
+    :raises ConfigurationError: it is another.
+    """
+    endpoint = str(client.api_endpoint)
+    local = os.environ.get(LOCALCLOUD_VARIABLE)
+    if endpoint != local and not endpoint.startswith("https://"):
+        raise ConfigurationError(
+            f"the client of Cloud Storage is led to {endpoint}, which is neither Google's nor the "
+            "local cloud",
+            hint=f"unset {_EMULATOR_VARIABLE} and API_ENDPOINT_OVERRIDE",
+        )
+    if is_anonymous(client) and not is_loopback(endpoint):
+        raise ConfigurationError(
+            "the client of Cloud Storage has no credentials",
+            hint="on your machine: gcloud auth application-default login",
+        )
+
+
+def is_anonymous(client: storage.Client) -> bool:
+    """Return whether a client signs in as nobody."""
+    return isinstance(client._credentials, google.auth.credentials.AnonymousCredentials)
+
+
+def widen(client: storage.Client) -> None:
+    """Let a client keep a connection for each of our threads."""
+    for scheme in ("https://", "http://"):
+        client._http.mount(
+            scheme, requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS, max_retries=0)
+        )
