@@ -22,6 +22,7 @@ from dagster_resil.postgres.server import Server, reachable_programs
 from dagster_resil.vault import open_vault
 from dagster_resil.vault.base import Vault
 from dagster_resil.workspace import Workspace
+from tests.localcloud.cloud import Cloud, running_cloud
 
 # A shell without job control has what it starts in the background ignore SIGINT, and children
 # inherit that.
@@ -150,11 +151,62 @@ def vault(tmp_path: Path) -> Vault:
     return open_vault((tmp_path / "vault").as_uri())
 
 
+@pytest.fixture(scope="session")
+def _running_clouds(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[], Cloud]]:
+    with contextlib.ExitStack() as stack:
+        running: list[Cloud] = []
+
+        def get() -> Cloud:
+            if not running:
+                folder = tmp_path_factory.mktemp("cloud")
+                running.append(stack.enter_context(running_cloud(folder)))
+            return running[0]
+
+        yield get
+
+
+@pytest.fixture
+def any_cloud(
+    _running_clouds: Callable[[], Cloud], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], Cloud]]:
+    """The worker's local cloud, started when it is asked for; no fault outlives a test."""
+    used: list[Cloud] = []
+
+    def get() -> Cloud:
+        cloud = _running_clouds()
+        monkeypatch.setenv("RESIL_LOCALCLOUD", cloud.url)
+        used.append(cloud)
+        return cloud
+
+    yield get
+    for cloud in used[:1]:
+        cloud.mend()
+
+
+@pytest.fixture
+def cloud(any_cloud: Callable[[], Cloud]) -> Cloud:
+    """A strict stand-in for Cloud Storage."""
+    return any_cloud()
+
+
+_FOREIGN = (
+    "RESIL_VAULT",
+    "RESIL_ALERT_URLS",
+    "RESIL_LOCALCLOUD",
+    "STORAGE_EMULATOR_HOST",
+    "API_ENDPOINT_OVERRIDE",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_CLOUD_PROJECT",
+)
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what the developer's shell says of PostgreSQL out of the tests."""
+    """Keep what the developer's shell says of PostgreSQL and of Google out of the tests."""
     for name in list(os.environ):
-        if name.startswith("PG") or name in ("RESIL_VAULT", "RESIL_ALERT_URLS"):
+        if name.startswith(("PG", "RESIL_GCS_")) or name in _FOREIGN:
             monkeypatch.delenv(name)
 
 

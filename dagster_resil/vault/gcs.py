@@ -32,7 +32,7 @@ from dagster_resil.vault.gcs_client import (
     GcsSettings,
     check_client,
     new_client,
-    widen,
+    prepare,
 )
 from dagster_resil.vault.gcs_media import DamagedOnTheWay, Media, Receiver, is_passing
 from dagster_resil.vault.model import StoredObject, format_time
@@ -55,6 +55,7 @@ _TOKEN = "resil-token"  # noqa: S105 - it tells our own writes apart, and opens 
 _PAGE = 1000
 _READ_ATTEMPTS = 3
 _MOST_NAME_BYTES = 1024
+_RULE = re.compile(r"\b(retention|hold)\b", re.IGNORECASE)
 _PERMISSION = re.compile(r"storage\.[a-zA-Z]+\.[a-zA-Z]+")
 
 
@@ -97,7 +98,7 @@ class GcsVault(Vault):
                 else:
                     client = self._client_source()
                     check_client(client)
-                    widen(client)
+                    prepare(client)
                 self._connected = (client, Media(client, self.bucket_name, self.settings))
             return self._connected
 
@@ -168,8 +169,8 @@ class GcsVault(Vault):
             )
         if code == 404 and name is not None:
             return self._missing(name)
-        if code == 403 and "etention" not in said and "hold" not in said:
-            found = _PERMISSION.search(said)
+        found = _PERMISSION.search(said)
+        if code == 403 and (found or not _RULE.search(said)):
             missing = found[0] if found else permission
             role = ROLES.get(missing, "a role that has it")
             return VaultUnreachable(

@@ -159,7 +159,7 @@ def new_client(settings: GcsSettings) -> storage.Client:
             "as a service account (see the README's section on Cloud Storage)",
         ) from None
     check_client(client)
-    widen(client)
+    prepare(client)
     return client
 
 
@@ -210,8 +210,10 @@ def is_anonymous(client: storage.Client) -> bool:
     return isinstance(client._credentials, google.auth.credentials.AnonymousCredentials)
 
 
-def widen(client: storage.Client) -> None:
-    """Let a client keep a connection for each of our threads."""
+def prepare(client: storage.Client) -> None:
+    """Let a client keep a connection for each of our threads, and ask for nothing unasked."""
+    # For its traces, which nobody has turned on, it would look at the bucket behind our back.
+    client._bucket_metadata_cache = None
     for scheme in ("https://", "http://"):
         client._http.mount(
             scheme, requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS, max_retries=0)

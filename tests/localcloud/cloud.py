@@ -107,7 +107,9 @@ class Cloud:
 
     def requests(self) -> dict[str, Any]:
         """Return what was asked since the last :meth:`forget`."""
-        document: dict[str, Any] = requests.get(f"{self.url}/localcloud/requests", timeout=10).json()
+        document: dict[str, Any] = requests.get(
+            f"{self.url}/localcloud/requests", timeout=10
+        ).json()
         return document
 
     def forget(self) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,12 @@ from dagster_resil.errors import (
     VaultError,
 )
 from dagster_resil.vault.backups import Backups, folder, manifest_name, new_backup_id
+from dagster_resil.vault.base import Vault
 from dagster_resil.vault.local import LocalVault
 from dagster_resil.vault.model import Manifest
 from dagster_resil.verify.verdict import Verdict
+from tests.localcloud.cloud import Cloud
+from tests.vault.kinds import KINDS, RawObject, all_names, raw
 from tests.vault.records import (
     NOON,
     a_manifest,
@@ -39,13 +42,18 @@ PASS, FAIL, INCONCLUSIVE = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE
 
 
 @pytest.fixture
-def vault(tmp_path: Path) -> LocalVault:
-    return LocalVault(tmp_path / "vault")
-
-
-@pytest.fixture
-def backups(vault: LocalVault) -> Backups:
+def backups(vault: Vault) -> Backups:
     return Backups(vault)
+
+
+@pytest.fixture(params=KINDS)
+def nowhere(
+    request: pytest.FixtureRequest, tmp_path: Path, any_cloud: Callable[[], Cloud]
+) -> Backups:
+    """The backups of a vault that was never made."""
+    if request.param == "local":
+        return Backups(LocalVault(tmp_path / "vault"))
+    return Backups(any_cloud().vault("b-that-is-not-there", account="owner"))
 
 
 @pytest.fixture(autouse=True)
@@ -54,11 +62,11 @@ def _logs_reach_caplog(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger("dagster_resil"), "propagate", True)
 
 
-def file_of(vault: LocalVault, manifest: Manifest) -> Path:
-    return vault.path / manifest_name(manifest.backup_id)
+def file_of(vault: Vault, manifest: Manifest) -> Path | RawObject:
+    return raw(vault, manifest_name(manifest.backup_id))
 
 
-def edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+def edit(file: Path | RawObject, change: Callable[[dict[str, Any]], object]) -> None:
     document = json.loads(file.read_text())
     change(document)
     file.write_text(json.dumps(document))
@@ -89,7 +97,7 @@ def test_a_name_that_is_none_is_refused(backups: Backups, name: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "nonsense", "../../etc/passwd", "shop-20260301T120000Z-0a1b2c\n", "a/b"]
 )
-def test_an_id_that_is_none_is_refused(backups: Backups, vault: LocalVault, text: str) -> None:
+def test_an_id_that_is_none_is_refused(backups: Backups, vault: Vault, text: str) -> None:
     committed(vault)
     for use in (folder, manifest_name, backups.load, backups.receipts, backups.discard):
         with pytest.raises(UnknownBackup, match="is no backup's id") as error:
@@ -102,7 +110,7 @@ def test_an_id_that_is_none_is_refused(backups: Backups, vault: LocalVault, text
 # -- commit
 
 
-def test_a_backup_is_what_has_a_manifest(backups: Backups, vault: LocalVault) -> None:
+def test_a_backup_is_what_has_a_manifest(backups: Backups, vault: Vault) -> None:
     backup_id = new_backup_id("shop", NOON)
     item = backups.put_object(backup_id, "archive/toc.dat", [b"PG", b"DMP"])
     assert (item.name, item.size) == ("archive/toc.dat", 5)
@@ -126,7 +134,7 @@ def test_a_backup_is_what_has_a_manifest(backups: Backups, vault: LocalVault) ->
     ]
 
 
-def test_a_backup_is_committed_once(backups: Backups, vault: LocalVault) -> None:
+def test_a_backup_is_committed_once(backups: Backups, vault: Vault) -> None:
     manifest = committed(vault)
 
     with pytest.raises(ObjectExists):
@@ -135,7 +143,7 @@ def test_a_backup_is_committed_once(backups: Backups, vault: LocalVault) -> None
         backups.put_object(manifest.backup_id, "archive/toc.dat", [b"other"])
 
 
-def test_a_manifest_may_not_list_what_is_not_there(backups: Backups, vault: LocalVault) -> None:
+def test_a_manifest_may_not_list_what_is_not_there(backups: Backups, vault: Vault) -> None:
     backup_id = new_backup_id("shop", NOON)
     item = backups.put_object(backup_id, "archive/toc.dat", [b"PGDMP"])
     missing = item.model_copy(update={"name": "archive/1.dat.gz"})
@@ -154,14 +162,14 @@ def test_a_manifest_may_not_list_what_is_not_there(backups: Backups, vault: Loca
     [{"seconds": {"total": float("nan")}}, {"seconds": {"total": -1.0}}, {"name": "other"}],
 )
 def test_a_manifest_that_cannot_be_read_back_is_not_written(
-    backups: Backups, vault: LocalVault, update: dict[str, Any]
+    backups: Backups, vault: Vault, update: dict[str, Any]
 ) -> None:
     backup_id = new_backup_id("shop", NOON)
     manifest = a_manifest(backup_id).model_copy(update=update)
 
     with pytest.raises(ManifestDamaged):
         backups.commit(manifest)
-    assert not vault.path.exists()
+    assert all_names(vault) == []
 
 
 def test_an_empty_database_is_a_backup(backups: Backups) -> None:
@@ -172,7 +180,7 @@ def test_an_empty_database_is_a_backup(backups: Backups) -> None:
 
 
 def test_an_attempt_is_discarded_and_a_backup_is_not(
-    backups: Backups, vault: LocalVault, caplog: pytest.LogCaptureFixture
+    backups: Backups, vault: Vault, caplog: pytest.LogCaptureFixture
 ) -> None:
     manifest = committed(vault)
     attempt = new_backup_id("shop", NOON)
@@ -199,7 +207,7 @@ def test_a_failing_clean_up_does_not_hide_the_failure(
 # -- load
 
 
-def test_an_unknown_id_is_told_with_the_nearest(backups: Backups, vault: LocalVault) -> None:
+def test_an_unknown_id_is_told_with_the_nearest(backups: Backups, vault: Vault) -> None:
     manifest = committed(vault)
     committed(vault, "billing")
     typed = manifest.backup_id[:-1] + ("0" if manifest.backup_id[-1] != "0" else "1")
@@ -214,14 +222,12 @@ def test_an_unknown_id_is_told_with_the_nearest(backups: Backups, vault: LocalVa
     assert f"did you mean {manifest.backup_id}?" in error.value.hint
 
 
-def test_an_unknown_id_in_a_vault_that_is_not_there(backups: Backups) -> None:
-    with pytest.raises(VaultError, match="there is no vault"):
-        backups.load("shop-20260301T120000Z-0a1b2c")
+def test_an_unknown_id_in_a_vault_that_is_not_there(nowhere: Backups) -> None:
+    with pytest.raises(VaultError, match="there is no (vault|bucket)"):
+        nowhere.load("shop-20260301T120000Z-0a1b2c")
 
 
-def test_a_newer_manifest_is_told_before_it_is_understood(
-    backups: Backups, vault: LocalVault
-) -> None:
+def test_a_newer_manifest_is_told_before_it_is_understood(backups: Backups, vault: Vault) -> None:
     manifest = committed(vault)
     file_of(vault, manifest).write_text('{"format": 2, "everything": "else"}')
 
@@ -231,7 +237,7 @@ def test_a_newer_manifest_is_told_before_it_is_understood(
     assert error.value.exit_code == 2
 
 
-def test_fields_of_a_later_release_are_ignored(backups: Backups, vault: LocalVault) -> None:
+def test_fields_of_a_later_release_are_ignored(backups: Backups, vault: Vault) -> None:
     manifest = committed(vault)
     edit(file_of(vault, manifest), lambda document: document.update(later={"a": 1}))
 
@@ -258,11 +264,13 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_an_invalid_manifest_is_damaged(backups: Backups, vault: LocalVault, damage: str) -> None:
+def test_an_invalid_manifest_is_damaged(backups: Backups, vault: Vault, damage: str) -> None:
     manifest = committed(vault)
     edit(file_of(vault, manifest), DAMAGES[damage])
 
-    with pytest.raises(ManifestDamaged, match=f"{manifest.backup_id} in vault file:///") as error:
+    with pytest.raises(
+        ManifestDamaged, match=f"{manifest.backup_id} in vault {vault.url}"
+    ) as error:
         backups.load(manifest.backup_id)
     assert error.value.exit_code == 4
     assert "copy of the vault" in error.value.hint
@@ -281,9 +289,7 @@ def test_an_invalid_manifest_is_damaged(backups: Backups, vault: LocalVault, dam
         b'{"format": NaN}',
     ],
 )
-def test_a_manifest_that_is_no_json_is_damaged(
-    backups: Backups, vault: LocalVault, data: bytes
-) -> None:
+def test_a_manifest_that_is_no_json_is_damaged(backups: Backups, vault: Vault, data: bytes) -> None:
     manifest = committed(vault)
     whole = file_of(vault, manifest).read_bytes()
     for damaged in (data, whole[: len(whole) // 2]):
@@ -292,7 +298,7 @@ def test_a_manifest_that_is_no_json_is_damaged(
             backups.load(manifest.backup_id)
 
 
-def test_another_backups_manifest_is_damaged(backups: Backups, vault: LocalVault) -> None:
+def test_another_backups_manifest_is_damaged(backups: Backups, vault: Vault) -> None:
     one, other = committed(vault), committed(vault)
     file_of(vault, one).write_bytes(file_of(vault, other).read_bytes())
 
@@ -303,7 +309,7 @@ def test_another_backups_manifest_is_damaged(backups: Backups, vault: LocalVault
 # -- listing
 
 
-def test_the_list_is_newest_first_and_of_one_name(backups: Backups, vault: LocalVault) -> None:
+def test_the_list_is_newest_first_and_of_one_name(backups: Backups, vault: Vault) -> None:
     middle = committed(vault, taken_at=NOON)
     newest = committed(vault, taken_at=NOON + HOUR)
     oldest = committed(vault, taken_at=NOON - HOUR)
@@ -319,9 +325,7 @@ def test_the_list_is_newest_first_and_of_one_name(backups: Backups, vault: Local
     assert listed("unheard_of") == []
 
 
-def test_what_cannot_be_read_is_named_and_hides_nothing(
-    backups: Backups, vault: LocalVault
-) -> None:
+def test_what_cannot_be_read_is_named_and_hides_nothing(backups: Backups, vault: Vault) -> None:
     good = committed(vault)
     damaged, too_new, exchanged = (committed(vault, taken_at=NOON + HOUR) for _ in range(3))
     file_of(vault, damaged).write_text("{")
@@ -340,7 +344,7 @@ def test_what_cannot_be_read_is_named_and_hides_nothing(
 
 
 def test_a_manifest_in_another_databases_folder_is_no_second_backup(
-    backups: Backups, vault: LocalVault
+    backups: Backups, vault: Vault
 ) -> None:
     manifest = committed(vault)
     data = file_of(vault, manifest).read_bytes()
@@ -352,7 +356,7 @@ def test_a_manifest_in_another_databases_folder_is_no_second_backup(
     assert f"billing/manifests/{manifest.backup_id}.json" in problem.message
 
 
-def test_what_others_put_there_is_no_backup(backups: Backups, vault: LocalVault) -> None:
+def test_what_others_put_there_is_no_backup(backups: Backups, vault: Vault) -> None:
     manifest = committed(vault)
     for name in ("shop/manifests/x.txt", "shop/manifests/a/b.json", "lost+found/x", "README"):
         vault.put(name, [b""])
@@ -365,51 +369,40 @@ def test_what_others_put_there_is_no_backup(backups: Backups, vault: LocalVault)
     assert "shop/manifests/notes.json" in problem.message
 
 
-def test_a_backup_that_has_lost_objects_is_listed(backups: Backups, vault: LocalVault) -> None:
+def test_a_backup_that_has_lost_objects_is_listed(backups: Backups, vault: Vault) -> None:
     manifest = committed(vault)
-    (vault.path / folder(manifest.backup_id) / "archive/toc.dat").unlink()
+    raw(vault, folder(manifest.backup_id) + "archive/toc.dat").unlink()
 
     assert len(backups.entries().backups) == 1
 
 
-class Counting(LocalVault):
-    """A local vault that counts how it is used."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.listed: list[str] = []
-        self.read_names: list[str] = []
-
-    def names(self, prefix: str) -> Iterator[str]:
-        self.listed.append(prefix)
-        return super().names(prefix)
-
-    def read(self, name: str) -> bytes:
-        self.read_names.append(name)
-        return super().read(name)
-
-
-def test_listing_asks_for_two_prefixes_a_database(vault: LocalVault) -> None:
+def test_listing_asks_for_two_prefixes_a_database(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(5):
         manifest = committed(vault, taken_at=NOON + number * HOUR)
         for later in range(1, 4):
             Backups(vault).put_receipt(a_receipt(manifest, PASS, verified_at=NOON + later * HOUR))
     committed(vault, "billing")
 
-    counting = Counting(vault.path)
-    assert len(Backups(counting).entries().backups) == 6
-    assert sorted(counting.listed) == [
+    listed: list[str] = []
+    read: list[str] = []
+    names_of, read_of = vault.names, vault.read
+    monkeypatch.setattr(vault, "names", lambda prefix: (listed.append(prefix), names_of(prefix))[1])
+    monkeypatch.setattr(vault, "read", lambda name: (read.append(name), read_of(name))[1])
+    assert len(Backups(vault).entries().backups) == 6
+    assert sorted(listed) == [
         "billing/manifests/",
         "billing/receipts/",
         "shop/manifests/",
         "shop/receipts/",
     ]
-    assert len(counting.read_names) == 6 + 5, "only the newest conclusive receipt is needed"
+    assert len(read) == 6 + 5, "only the newest conclusive receipt is needed"
 
 
-def test_a_vault_that_is_not_there_is_not_empty(backups: Backups) -> None:
-    for look in (backups.entries, lambda: backups.latest(None)):
-        with pytest.raises(NoVault, match="there is no vault"):
+def test_a_vault_that_is_not_there_is_not_empty(nowhere: Backups) -> None:
+    for look in (nowhere.entries, lambda: nowhere.latest(None)):
+        with pytest.raises(VaultError, match="there is no (vault|bucket)"):
             look()
     assert backups.last_source("a") is None
 
@@ -433,7 +426,7 @@ def test_a_vault_that_is_not_there_is_not_empty(backups: Backups) -> None:
 @pytest.mark.parametrize("apart", [timedelta(hours=1), timedelta(milliseconds=1)])
 def test_the_newest_conclusive_receipt_decides(
     backups: Backups,
-    vault: LocalVault,
+    vault: Vault,
     verdicts: list[Verdict],
     verdict: Verdict,
     deciding: int,
@@ -454,14 +447,14 @@ def test_the_newest_conclusive_receipt_decides(
     assert [receipt.verdict for receipt in backups.receipts(manifest.backup_id)] == verdicts
 
 
-def unreadable(vault: LocalVault, manifest: Manifest, at: datetime, data: bytes) -> None:
+def unreadable(vault: Vault, manifest: Manifest, at: datetime, data: bytes) -> None:
     folder_name = f"shop/receipts/{manifest.backup_id}"
     vault.put(f"{folder_name}/{at.astimezone(UTC):%Y%m%dT%H%M%SZ}-ffffff.json", [data])
 
 
 @pytest.mark.parametrize("data", [b"", b'{"verdict": "PASS"}', b'{"format": 2, "verdict": "PASS"}'])
 def test_a_receipt_that_cannot_be_read_is_never_a_pass(
-    backups: Backups, vault: LocalVault, caplog: pytest.LogCaptureFixture, data: bytes
+    backups: Backups, vault: Vault, caplog: pytest.LogCaptureFixture, data: bytes
 ) -> None:
     manifest = committed(vault)
     unreadable(vault, manifest, NOON + HOUR, data)
@@ -489,7 +482,7 @@ def test_a_receipt_that_cannot_be_read_is_never_a_pass(
     ],
 )
 def test_a_newer_receipt_that_cannot_be_read_takes_a_pass_away(
-    backups: Backups, vault: LocalVault, known: Verdict, hours_later: int, verdict: Verdict
+    backups: Backups, vault: Vault, known: Verdict, hours_later: int, verdict: Verdict
 ) -> None:
     manifest = committed(vault)
     at = NOON + 5 * HOUR
@@ -501,7 +494,7 @@ def test_a_newer_receipt_that_cannot_be_read_takes_a_pass_away(
     assert len(backups.receipts(manifest.backup_id)) == 1
 
 
-def test_another_backups_receipt_counts_for_nothing(backups: Backups, vault: LocalVault) -> None:
+def test_another_backups_receipt_counts_for_nothing(backups: Backups, vault: Vault) -> None:
     manifest, other = committed(vault), committed(vault)
     data = vault.read(backups.put_receipt(a_receipt(other, PASS)))
     unreadable(vault, manifest, NOON + HOUR, data)
@@ -513,7 +506,7 @@ def test_another_backups_receipt_counts_for_nothing(backups: Backups, vault: Loc
 # -- choosing
 
 
-def test_latest_and_latest_proved(backups: Backups, vault: LocalVault) -> None:
+def test_latest_and_latest_proved(backups: Backups, vault: Vault) -> None:
     oldest = committed(vault, taken_at=NOON - HOUR)
     proved = committed(vault, taken_at=NOON)
     failed = committed(vault, taken_at=NOON + HOUR)
@@ -529,7 +522,7 @@ def test_latest_and_latest_proved(backups: Backups, vault: LocalVault) -> None:
         assert backups.resolve(oldest.backup_id, name) == oldest
 
 
-def test_several_databases_need_a_name(backups: Backups, vault: LocalVault) -> None:
+def test_several_databases_need_a_name(backups: Backups, vault: Vault) -> None:
     shop = committed(vault)
     billing = committed(vault, "billing")
 
@@ -543,7 +536,7 @@ def test_several_databases_need_a_name(backups: Backups, vault: LocalVault) -> N
         backups.resolve(shop.backup_id, "billing")
 
 
-def test_nothing_to_choose_is_told(backups: Backups, vault: LocalVault) -> None:
+def test_nothing_to_choose_is_told(backups: Backups, vault: Vault) -> None:
     committed(vault)
 
     with pytest.raises(UnknownBackup, match="no backup of billing") as error:
@@ -554,7 +547,7 @@ def test_nothing_to_choose_is_told(backups: Backups, vault: LocalVault) -> None:
     assert "resil verify" in error.value.hint
 
 
-def test_a_vault_of_a_newer_release_is_told(backups: Backups, vault: LocalVault) -> None:
+def test_a_vault_of_a_newer_release_is_told(backups: Backups, vault: Vault) -> None:
     manifest = committed(vault)
     file_of(vault, manifest).write_text('{"format": 2}')
 
@@ -564,7 +557,7 @@ def test_a_vault_of_a_newer_release_is_told(backups: Backups, vault: LocalVault)
 
 
 def test_passing_over_a_newer_one_is_not_silent(
-    backups: Backups, vault: LocalVault, caplog: pytest.LogCaptureFixture
+    backups: Backups, vault: Vault, caplog: pytest.LogCaptureFixture
 ) -> None:
     older_and_damaged = committed(vault, taken_at=NOON - HOUR)
     good = committed(vault, taken_at=NOON)
@@ -599,7 +592,7 @@ def test_what_killed_backups_left_is_cleared_when_it_is_old(
     assert not list(vault.names(f"shop/backups/{old}/"))
 
 
-def test_the_backups_of_a_partition(backups: Backups, vault: LocalVault) -> None:
+def test_the_backups_of_a_partition(backups: Backups, vault: Vault) -> None:
     day = datetime(2026, 3, 1, tzinfo=UTC)
     first = committed(vault, taken_at=NOON, partition=a_partition(day))
     second = committed(vault, taken_at=NOON + HOUR, partition=a_partition(day))
@@ -613,9 +606,7 @@ def test_the_backups_of_a_partition(backups: Backups, vault: LocalVault) -> None
     assert backups.for_partition("shop", "2026-02-28") == []
 
 
-def test_the_last_source(
-    backups: Backups, vault: LocalVault, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_last_source(backups: Backups, vault: Vault, caplog: pytest.LogCaptureFixture) -> None:
     vault.check_writable()
     assert backups.last_source("shop") is None
     old = committed(vault, taken_at=NOON, source=a_source("1"))

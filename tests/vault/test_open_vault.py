@@ -6,6 +6,7 @@ import pytest
 
 from dagster_resil.errors import ConfigurationError
 from dagster_resil.vault import open_vault
+from dagster_resil.vault.gcs import GcsVault
 from dagster_resil.vault.local import LocalVault
 
 
@@ -30,6 +31,24 @@ def test_a_file_url_names_a_folder(url: str, path: str) -> None:
     again = open_vault(vault.url)
     assert isinstance(again, LocalVault)
     assert again.path == vault.path
+
+
+@pytest.mark.parametrize(
+    ("url", "bucket", "prefix", "shown"),
+    [
+        ("gs://backups", "backups", "", "gs://backups"),
+        ("gs://backups/", "backups", "", "gs://backups"),
+        ("GS://my.backups_1/a/b/", "my.backups_1", "a/b/", "gs://my.backups_1/a/b"),
+        ("gs://backups/a%20b%23", "backups", "a b#/", "gs://backups/a%20b%23"),
+    ],
+)
+def test_a_gs_url_names_a_bucket_and_a_prefix(
+    url: str, bucket: str, prefix: str, shown: str
+) -> None:
+    vault = open_vault(url)
+
+    assert isinstance(vault, GcsVault)
+    assert (vault.bucket_name, vault.prefix, vault.url) == (bucket, prefix, shown)
 
 
 def test_bytes_that_are_no_text_survive() -> None:
@@ -63,7 +82,13 @@ def test_opening_touches_nothing(tmp_path: Path) -> None:
         ("file:///srv/a\tb", "control character", "file:///"),
         ("file:///srv/a\n", "control character", "file:///"),
         ("file://[/x", "is no URL", "file:///"),
-        ("gs://bucket/prefix", "not in this release", "file:///path"),
+        ("gs://", "names no bucket", "gs://bucket/prefix"),
+        ("gs:///prefix", "names no bucket", "gs://bucket/prefix"),
+        ("gs://Bucket/prefix", "names no bucket", "gs://bucket/prefix"),
+        ("gs://user:secret-word@bucket/prefix", "names no bucket", "gs://bucket/prefix"),
+        ("gs://bucket/a//b", "has a prefix", "gs://bucket/prefix"),
+        ("gs://bucket/.hidden", "has a prefix", "gs://bucket/prefix"),
+        ("gs://bucket/a#b", "has a ? or #", "%23"),
         ("s3://bucket", "can't begin with 's3'", "file:///path"),
         ("postgresql://u:secret-word@h/db", "can't begin with 'postgresql'", "file:///path"),
     ],

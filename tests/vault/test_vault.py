@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -30,12 +29,14 @@ from dagster_resil.errors import (
 )
 from dagster_resil.vault import open_vault
 from dagster_resil.vault.backups import Backups, new_backup_id, parse_manifest
+from dagster_resil.vault.base import Vault
 from dagster_resil.vault.checksums import Checksums
 from dagster_resil.vault.local import LocalVault
 from dagster_resil.vault.model import Check, Manifest, Receipt, StoredObject
 from dagster_resil.vault.schema import FILES, schema_text
 from dagster_resil.verify.verdict import Verdict
 from tests.conftest import Source
+from tests.vault.kinds import raw
 
 
 @pytest.fixture
@@ -208,11 +209,11 @@ def test_addresses(url: str, path: str) -> None:
 
 
 @pytest.fixture
-def backups(one_source: Source, local: LocalVault) -> Backups:
+def backups(one_source: Source, vault: Vault) -> Backups:
     endpoint = one_source.create()
     one_source.execute(endpoint, "CREATE TABLE t (a int)", "INSERT INTO t VALUES (1)")
-    take_backup(endpoint, local, name="app")
-    return Backups(local)
+    take_backup(endpoint, vault, name="app")
+    return Backups(vault)
 
 
 def receipt(manifest: Manifest, verdict: Verdict, age_s: float = 0) -> Receipt:
@@ -259,14 +260,14 @@ def test_the_newest_conclusive_receipt_decides(
             backups.latest_proved("app")
 
 
-def test_a_damaged_receipt_counts_for_nothing(backups: Backups, local: LocalVault) -> None:
+def test_a_damaged_receipt_counts_for_nothing(backups: Backups, vault: Vault) -> None:
     manifest = backups.latest("app")
     name = backups.put_receipt(receipt(manifest, Verdict.PASS))
-    (local.path / name).write_text('{"verdict": "PASS"}')
+    raw(vault, name).write_text('{"verdict": "PASS"}')
     assert backups.verdict(manifest.backup_id) is None
 
 
-def test_a_half_backup_is_not_listed(backups: Backups, local: LocalVault) -> None:
+def test_a_half_backup_is_not_listed(backups: Backups, vault: Vault) -> None:
     half = new_backup_id("app", datetime.now(UTC))
     backups.put_object(half, "archive/toc.dat", [b"half"])
     assert [e.manifest.backup_id for e in backups.entries().backups] != [half]
@@ -275,9 +276,9 @@ def test_a_half_backup_is_not_listed(backups: Backups, local: LocalVault) -> Non
     whole = backups.latest("app")
     backups.discard(half)
     backups.discard(whole.backup_id)
-    assert not list(local.names(f"app/backups/{half}/"))
+    assert not list(vault.names(f"app/backups/{half}/"))
     assert backups.load(whole.backup_id) == whole
-    assert list(local.names(f"app/backups/{whole.backup_id}/")), "a whole backup was discarded"
+    assert list(vault.names(f"app/backups/{whole.backup_id}/")), "a whole backup was discarded"
 
 
 def test_a_manifest_without_its_objects_is_not_committed(backups: Backups) -> None:
@@ -316,7 +317,7 @@ def test_damaged_manifests(backups: Backups) -> None:
             StoredObject(name=name, size=1, crc32c="AAAAAA==", sha256="0" * 64)
 
 
-def test_resolving_names(backups: Backups, local: LocalVault) -> None:
+def test_resolving_names(backups: Backups, vault: Vault) -> None:
     manifest = backups.latest(None)
     assert backups.resolve("latest", "app") == manifest
     assert backups.resolve(manifest.backup_id, None) == manifest
@@ -326,7 +327,8 @@ def test_resolving_names(backups: Backups, local: LocalVault) -> None:
         backups.latest("other")
     with pytest.raises(ConfigurationError, match="can't be"):
         backups.latest("No Name")
-    shutil.copytree(local.path / "app", local.path / "other")
+    for name in list(vault.names("app/")):
+        vault.put(name.replace("app/", "other/", 1), [vault.read(name)])
     # A stray copy under another name is no backup of that name.
     assert [entry.manifest for entry in backups.entries().backups] == [manifest]
 
