@@ -201,11 +201,13 @@ class Identities:
         form = parse_qs(request.body.read(request.body.left).decode())
         assertion = form.get("assertion", [""])[0]
         try:
-            claims = google.auth.jwt.decode(assertion, verify=False)
+            claims = google.auth.jwt.decode(  # type: ignore[no-untyped-call]
+                assertion, verify=False
+            )
             account = self._accounts[str(claims.get("iss"))]
-            google.auth.jwt.decode(
+            google.auth.jwt.decode(  # type: ignore[no-untyped-call]
                 assertion,
-                certs=_public_of(account.private_key),  # type: ignore[arg-type]
+                certs=_public_of(account.private_key),
                 audience=[f"{request.base_url}/token", "https://oauth2.googleapis.com/token"],
             )
         except (ValueError, KeyError):

@@ -13,7 +13,8 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
@@ -73,7 +74,7 @@ class LocalCloudServer(ThreadingHTTPServer):
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = self.server_address[:2]
+        self.server_name, self.server_port = "localhost", int(self.server_address[1])
 
     def server_close(self) -> None:
         """Stop listening and close what is on disk."""
@@ -256,7 +257,7 @@ class _Connection(BaseHTTPRequestHandler):
             verb=self.command,
             names=names,
             query=query,
-            headers=self.headers,
+            headers=cast(Mapping[str, str], self.headers),
             body=body,
             caller=self.cloud.identities.caller(self.headers.get("Authorization")),
             base_url=f"http://{self.headers.get('Host')}",
@@ -290,9 +291,6 @@ class _Connection(BaseHTTPRequestHandler):
         return Answer.of(error.to_json(), error.status)
 
     def _send(self, answer: Answer, striking: Striking) -> None:
-        self.send_response_only(answer.status)
-        for key, value in answer.headers.items():
-            self.send_header(key, value)
         body = answer.body
         if isinstance(body, bytes):
             length: int | None = len(body)
@@ -300,15 +298,14 @@ class _Connection(BaseHTTPRequestHandler):
             length = body.length
         else:
             length = None
+        headers = {"Date": self.date_time_string(), **answer.headers}
         if length is None:
-            self.send_header("Transfer-Encoding", "chunked")
+            headers["Transfer-Encoding"] = "chunked"
         elif answer.status not in (204, 304):
-            self.send_header("Content-Length", str(length))
+            headers["Content-Length"] = str(length)
         if self.close_connection:
-            self.send_header("Connection", "close")
-        self._headers_buffer.append(b"\r\n")  # type: ignore[attr-defined]
-        head = b"".join(self._headers_buffer)  # type: ignore[attr-defined]
-        self._headers_buffer = []
+            headers["Connection"] = "close"
+        head = _head(answer.status, headers)
         if self.command == "HEAD" or answer.status in (204, 304):
             self.connection.sendall(head)
             return
@@ -329,7 +326,7 @@ class _Connection(BaseHTTPRequestHandler):
             striking.passing(memoryview(data), offset, incoming=False)
             offset += len(data)
             if length is None:
-                self.connection.sendall(b"%x\r\n%b\r\n" % (len(data), data))
+                self.connection.sendall(b"%x\r\n%b\r\n" % (len(data), bytes(data)))
             else:
                 self.connection.sendall(data)
         if length is None:
@@ -342,6 +339,14 @@ class _Connection(BaseHTTPRequestHandler):
                 sent = self.connection.sendfile(file, part.start, part.length)
                 if sent != part.length:  # somebody has shortened the file
                     raise Interrupted
+
+
+def _head(status: int, headers: Mapping[str, str]) -> bytes:
+    """Return an answer's first lines; with a short body they go out as one packet."""
+    known = {each.value: each.phrase for each in HTTPStatus}
+    lines = [f"HTTP/1.1 {status} {known.get(status, 'Other')}"]
+    lines += [f"{key}: {value}" for key, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 def _blocks(body: bytes | FilePart | Iterator[bytes], size: int | None) -> Iterator[bytes]:

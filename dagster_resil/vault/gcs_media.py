@@ -97,7 +97,7 @@ class Media:
         response = self._session.request(verb, url, timeout=self.timeout, **options)
         if response.status_code >= 400:
             with response:
-                raise from_http_response(response)
+                raise from_http_response(response)  # type: ignore[no-untyped-call]
         return response
 
     def _upload_url(self, kind: str) -> str:

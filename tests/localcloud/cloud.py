@@ -39,7 +39,7 @@ class Cloud:
     def client(self, account: str = "owner") -> storage.Client:
         """Return a client of Google's library, signed in as an account."""
         if account not in self._clients:
-            credentials = service_account.Credentials.from_service_account_file(
+            credentials = service_account.Credentials.from_service_account_file(  # type: ignore[no-untyped-call]
                 str(self.running.keys / f"{account}.json"), scopes=[SCOPE]
             )
             self._clients[account] = storage.Client(
@@ -130,7 +130,8 @@ class Cloud:
                 (bucket, name),
             ).fetchone()
         index.close()
-        return self.folder / "storage" / "data" / row[0][:2] / str(row[0])
+        file = str(row[0])
+        return self.folder / "storage" / "data" / file[:2] / file
 
     def close(self) -> None:
         for client in self._clients.values():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -223,7 +223,7 @@ def test_an_unknown_id_is_told_with_the_nearest(backups: Backups, vault: Vault) 
 
 
 def test_an_unknown_id_in_a_vault_that_is_not_there(nowhere: Backups) -> None:
-    with pytest.raises(VaultError, match="there is no (vault|bucket)"):
+    with pytest.raises(VaultError, match=r"there is no (vault|bucket)"):
         nowhere.load("shop-20260301T120000Z-0a1b2c")
 
 
@@ -388,8 +388,17 @@ def test_listing_asks_for_two_prefixes_a_database(
     listed: list[str] = []
     read: list[str] = []
     names_of, read_of = vault.names, vault.read
-    monkeypatch.setattr(vault, "names", lambda prefix: (listed.append(prefix), names_of(prefix))[1])
-    monkeypatch.setattr(vault, "read", lambda name: (read.append(name), read_of(name))[1])
+
+    def names(prefix: str) -> Iterator[str]:
+        listed.append(prefix)
+        return names_of(prefix)
+
+    def read_one(name: str) -> bytes:
+        read.append(name)
+        return read_of(name)
+
+    monkeypatch.setattr(vault, "names", names)
+    monkeypatch.setattr(vault, "read", read_one)
     assert len(Backups(vault).entries().backups) == 6
     assert sorted(listed) == [
         "billing/manifests/",
@@ -401,8 +410,8 @@ def test_listing_asks_for_two_prefixes_a_database(
 
 
 def test_a_vault_that_is_not_there_is_not_empty(nowhere: Backups) -> None:
-    for look in (nowhere.entries, lambda: nowhere.latest(None)):
-        with pytest.raises(VaultError, match="there is no (vault|bucket)"):
+    for look in (nowhere.entries, lambda: nowhere.latest(None), lambda: nowhere.last_source("a")):
+        with pytest.raises(VaultError, match=r"there is no (vault|bucket)"):
             look()
     assert backups.last_source("a") is None
 

@@ -108,8 +108,22 @@ def test_a_stream_that_breaks_leaves_nothing(vault: Vault, error: BaseException)
 
 @pytest.mark.parametrize(
     "name",
-    ["", "/", "/etc/passwd", "a//b", "a/", "..", "a/../b", "a/..", ".", "a/./b", ".incoming/x"]
-    + ["a/.hidden", "a\0b", "a/\udcff"],
+    [
+        "",
+        "/",
+        "/etc/passwd",
+        "a//b",
+        "a/",
+        "..",
+        "a/../b",
+        "a/..",
+        ".",
+        "a/./b",
+        ".incoming/x",
+        "a/.hidden",
+        "a\x00b",
+        "a/\udcff",
+    ],
 )
 def test_names_that_lead_elsewhere_are_refused(vault: Vault, name: str) -> None:
     with pytest.raises(ConfigurationError, match="can't be an object's name") as error:
@@ -208,8 +222,15 @@ def test_a_whole_backup_is_not_discarded(vault: Vault) -> None:
 
 @pytest.mark.parametrize(
     "prefix",
-    ["", "shop", "shop/", "shop/backups/", f"shop/backups/{ID}", f"shop/manifests/{ID}.json"]
-    + [f"shop/receipts/{ID}/"],
+    [
+        "",
+        "shop",
+        "shop/",
+        "shop/backups/",
+        f"shop/backups/{ID}",
+        f"shop/manifests/{ID}.json",
+        f"shop/receipts/{ID}/",
+    ],
 )
 def test_more_than_one_backup_is_not_discarded(vault: Vault, prefix: str) -> None:
     vault.put(f"shop/backups/{ID}/c", [b""])

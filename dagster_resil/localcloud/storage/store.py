@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,6 +83,9 @@ class Version:
     crc32c: int
     file: str
     resource: dict[str, Any]
+
+
+_FIELDS = tuple(field.name for field in fields(Version))
 
 
 @dataclass(frozen=True)
@@ -238,10 +241,10 @@ class Store:
             self._last_generation = max(self._last_generation + 1, time.time_ns() // 1000)
             return self._last_generation
 
-    _COLUMNS = "generation, bucket, name, state, metageneration, size, crc32c, file, resource"
+    _COLUMNS = ", ".join(_FIELDS)
 
     def _version(self, row: Any) -> Version:
-        return Version(*row[:8], json.loads(row[8]))
+        return Version(**dict(zip(_FIELDS, row, strict=True)) | {"resource": json.loads(row[8])})
 
     def live(self, bucket: str, name: str) -> Version | None:
         """Return the live version of an object."""
@@ -330,8 +333,16 @@ class Store:
         rows = self._execute("SELECT * FROM uploads WHERE id = ?", upload_id)
         if not rows:
             return None
-        row = rows[0]
-        return Upload(*row[:5], json.loads(row[5]), None if row[6] is None else int(row[6]))
+        upload_id, bucket, file, received, crc32c, request, result = rows[0]
+        return Upload(
+            id=upload_id,
+            bucket=bucket,
+            file=file,
+            received=received,
+            crc32c=crc32c,
+            request=json.loads(request),
+            result=None if result is None else int(result),
+        )
 
     def put_upload(self, upload: Upload) -> None:
         """Write an upload's row."""
@@ -349,7 +360,10 @@ class Store:
     def rewrite(self, token: str) -> Rewrite | None:
         """Return a copy that is under way."""
         rows = self._execute("SELECT * FROM rewrites WHERE token = ?", token)
-        return Rewrite(*rows[0][:4], json.loads(rows[0][4])) if rows else None
+        if not rows:
+            return None
+        found, file, written, crc32c, request = rows[0]
+        return Rewrite(found, file, written, crc32c, json.loads(request))
 
     def put_rewrite(self, rewrite: Rewrite) -> None:
         """Write a copy's row."""
