@@ -167,6 +167,10 @@ class Request:
     caller: str | None
     base_url: str
 
+    def flag(self, name: str) -> bool:
+        """Return a yes or no of the query; Google's library writes "True"."""
+        return self.query.get(name, "").lower() == "true"
+
 
 Handler = Callable[[Request], Answer]
 

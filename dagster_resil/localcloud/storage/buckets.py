@@ -119,7 +119,7 @@ class Buckets:
         given = request.body.json()
         name = str(given.get("name", ""))
         self._access.check(request, "storage.buckets.create", name)
-        enabled = request.query.get("enableObjectRetention") == "true"
+        enabled = request.flag("enableObjectRetention")
         bucket = self.create(name, given, object_retention=enabled)
         return Answer.of(bucket_resource(bucket, request.base_url))
 

@@ -115,7 +115,7 @@ class Objects:
             found = self._store.version(bucket.name, name, int(generation))
         else:
             raise invalid(f"Invalid value for generation: {generation!r}")
-        wanted = request.query.get("softDeleted") == "true"
+        wanted = request.flag("softDeleted")
         if found is None or (found.state == "soft_deleted") is not wanted:
             raise ApiError(404, "notFound", f"No such object: {bucket.name}/{name}")
         return found
@@ -209,10 +209,11 @@ class Objects:
 
     def _get(self, request: Request) -> Answer:
         bucket = self._access.bucket(request, "storage.objects.get")
+        preconditions = Preconditions.of(request.query)
         version = self.find(
             request, bucket, request.names["object"], request.query.get("generation")
         )
-        Preconditions.of(request.query).check(version, reading=True)
+        preconditions.check(version, reading=True)
         if request.query.get("alt") == "media":
             return self._media(request, version)
         document = object_resource(bucket, version, request.base_url)
@@ -250,9 +251,9 @@ class Objects:
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
         most = min(_number(query.get("maxResults"), _MOST_RESULTS), _MOST_RESULTS)
         states: tuple[State, ...] = ("live",)
-        if query.get("versions") == "true":
+        if request.flag("versions"):
             states = ("live", "noncurrent")
-        if query.get("softDeleted") == "true":
+        if request.flag("softDeleted"):
             states = ("soft_deleted",)
         start, after = max(prefix, query.get("startOffset", ""), key=str.encode), -1
         if "pageToken" in query:
@@ -311,8 +312,8 @@ class Objects:
                 check_object_retention(
                     bucket,
                     resource.get("retention"),
-                    given["retention"] or None,
-                    override=request.query.get("overrideUnlockedRetention") == "true",
+                    _retention(given),
+                    override=request.flag("overrideUnlockedRetention"),
                 )
             now = format_time(datetime.now(UTC))
             if resource.get("eventBasedHold") and given.get("eventBasedHold") is False:
@@ -321,7 +322,7 @@ class Objects:
                 if key == "metadata" and value is not None:
                     merged = {**(resource.get("metadata") or {}), **value}
                     value = {k: v for k, v in merged.items() if v is not None}
-                resource[key] = value or None if key == "retention" else value
+                resource[key] = _retention(given) if key == "retention" else value
             resource["updated"] = now
             version = replace(version, metageneration=version.metageneration + 1, resource=resource)
             self._store.put_version(version)
@@ -372,6 +373,12 @@ class Objects:
             )
             self._store.put_version(version)
         return Answer.of(object_resource(bucket, version, request.base_url))
+
+
+def _retention(given: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the retention that a caller wants; both of its fields empty mean none."""
+    wanted = given["retention"] or {}
+    return dict(wanted) if any(wanted.values()) else None
 
 
 def check_checksums(metadata: dict[str, Any], file: DataFile, path: Path) -> None:
