@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -36,6 +37,17 @@ def _lock(folder: Path) -> int:
             f"another local cloud uses {folder}", hint="end that one first, or use another --folder"
         ) from None
     return descriptor
+
+
+def _listen(folder: Path, port: int, *, durable: bool) -> LocalCloudServer:
+    try:
+        return LocalCloudServer(folder, port=port, durable=durable)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise ConfigurationError(
+            f"port {port} of this machine is taken", hint="end what uses it, or use another --port"
+        ) from None
 
 
 @click.command()
@@ -73,7 +85,7 @@ def main(
     parent = os.getppid()
     try:
         descriptor = _lock(folder)
-        server = LocalCloudServer(folder, port=port, durable=not no_sync)
+        server = _listen(folder, port, durable=not no_sync)
         for each in buckets:
             name, _, location = each.partition("=")
             server.storage.ensure_bucket(name, location, versioning={"enabled": True})

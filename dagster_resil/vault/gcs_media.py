@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -68,7 +69,7 @@ def new_retry(retry_s: float) -> Retry:
     """Return what tries again, with growing pauses."""
     return Retry(
         predicate=is_passing,
-        initial=min(_FIRST_PAUSE_S, retry_s / 4),
+        initial=min(_FIRST_PAUSE_S, retry_s / 20),
         maximum=_LONGEST_PAUSE_S,
         multiplier=2,
         timeout=retry_s,
@@ -84,6 +85,7 @@ class Media:
         self._bucket = bucket
         self._settings = settings
         self.timeout = (_CONNECT_TIMEOUT_S, settings.timeout_s)
+        self.retry_s = settings.retry_s
         self.retry = new_retry(settings.retry_s)
 
     def _retried(self, call: Callable[[], T]) -> T:
@@ -250,6 +252,7 @@ class Receiver:
 
     def __iter__(self) -> Iterator[bytes]:
         offset, crc32c = 0, 0
+        moved = time.monotonic()
         while offset < self.size:
             try:
                 chunk = self._response.raw.read(
@@ -260,10 +263,12 @@ class Receiver:
                         f"the stream ended {self.size - offset:,} bytes too early"
                     )
             except (OSError, urllib3.exceptions.HTTPError) as error:
-                if not is_passing(error):
+                # Connections may be made and break for ever; without a byte it is no reading.
+                if not is_passing(error) or time.monotonic() - moved > self._media.retry_s:
                     raise
                 self._go_on(offset)
                 continue
+            moved = time.monotonic()
             offset += len(chunk)
             crc32c = google_crc32c.extend(crc32c, chunk)
             yield chunk
