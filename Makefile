@@ -14,8 +14,8 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(PYTEST_WORKERS) --maxprocesses
 
 ##@ Try it
 .PHONY: demo dev setup
-demo: setup ## back up a database, prove the backup, catch two damaged copies
-	@$(BIN)/python -m dagster_resil.demo
+demo: setup ## back up a database, prove the backup, catch two damaged copies (VAULT=gs://bucket/prefix: in the local cloud)
+	@$(BIN)/python -m dagster_resil.demo $(if $(VAULT),--vault '$(VAULT)')
 dev: setup ## Dagster's UI on http://localhost:3000, until Ctrl-C (PORT=3001 for another port)
 	@$(BIN)/python -m dagster_resil.demo.dev $(if $(PORT),--port $(PORT))
 setup: .venv/.installed ## only the set-up: .venv with the locked packages and `resil`

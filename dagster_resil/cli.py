@@ -81,7 +81,7 @@ def _vault_option(*, required: bool = True) -> Callable[[Callable[..., Any]], Ca
         envvar="RESIL_VAULT",
         show_envvar=True,
         metavar="URL",
-        help="Where backups are: file:///path.",
+        help="Where backups are: file:///path or gs://bucket/prefix.",
     )
 
 

@@ -15,7 +15,7 @@ from dagster_resil.postgres.programs import client_for, find_all, server_for
 from dagster_resil.postgres.scratch import scratch_bytes, scratch_server
 from dagster_resil.postgres.session import settle
 from dagster_resil.postgres.tables import list_tables
-from dagster_resil.vault import open_vault
+from dagster_resil.vault import Vault, open_vault
 from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.model import Source
 from dagster_resil.workspace import work_root
@@ -149,6 +149,7 @@ def _database(endpoint: Endpoint, work_dir: Path | None) -> Iterator[Finding]:
 def _vault(url: str) -> Iterator[Finding]:
     try:
         vault = open_vault(url)
+        yield from _bucket(vault)
         vault.check_writable()
         yield Finding(f"vault {vault.url} can be written")
         try:
@@ -170,3 +171,16 @@ def _vault(url: str) -> Iterator[Finding]:
             )
     except ResilError as error:
         yield _wrong(error)
+
+
+def _bucket(vault: Vault) -> Iterator[Finding]:
+    """Look at the bucket of a vault in Cloud Storage."""
+    if not vault.url.startswith("gs:"):
+        return
+    # Imported here: half a second that a local vault does not need.
+    from dagster_resil.vault.gcs import GcsVault
+    from dagster_resil.vault.gcs_check import check_bucket
+
+    if isinstance(vault, GcsVault):
+        for finding in check_bucket(vault):
+            yield Finding(finding.what, 0 if finding.ok else 4, finding.hint)

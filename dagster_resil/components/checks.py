@@ -116,11 +116,12 @@ def build_checks(
     @dg.multi_asset_check(
         name=f"{name}_proof",
         specs=build_check_specs(asset, partitions),
+        required_resource_keys=vault.resource_keys,
         description="Restore the backup into a scratch server and compare it with the source.",
     )
     def proof(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         with explained():
-            store = vault.open()
+            store = vault.open(context.resources)
             backups = Backups(store)
             manifest = backup_of_run(
                 context.instance, context.run.run_id, asset, backups

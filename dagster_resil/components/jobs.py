@@ -111,11 +111,11 @@ def build_verify_job(
 ) -> dg.JobDefinition:
     """Return ``<name>_verify``, which reports into the asset's own checks."""
 
-    @dg.op(name=f"{name}_verify_backup")
+    @dg.op(name=f"{name}_verify_backup", required_resource_keys=vault.resource_keys)
     def verify(context: dg.OpExecutionContext, config: VerifyConfig) -> None:
         with explained():
             key = _partition_key(context, partitions, name)
-            store = vault.open()
+            store = vault.open(context.resources)
             manifest = _chosen(Backups(store), name, key, config.backup_id)
             receipt = verify_backup(
                 store, manifest, settings=settings, progress=progress_into(context.log)
@@ -174,11 +174,15 @@ def build_restore_job(
 ) -> dg.JobDefinition:
     """Return ``<name>_restore``: into a scratch server that stays, or into an empty database."""
 
-    @dg.op(name=f"{name}_restore_backup", out=dg.Out(dg.Nothing))
+    @dg.op(
+        name=f"{name}_restore_backup",
+        out=dg.Out(dg.Nothing),
+        required_resource_keys=vault.resource_keys,
+    )
     def restore(context: dg.OpExecutionContext, config: RestoreConfig) -> None:
         with explained():
             key = _partition_key(context, partitions, name)
-            store = vault.open()
+            store = vault.open(context.resources)
             manifest = _proved(Backups(store), name, key, config, context.log)
             context.log.info(f"restoring {manifest.backup_id}")
             progress = progress_into(context.log)

@@ -62,11 +62,46 @@ class Connection(dg.Model, dg.Resolvable):
         return value
 
 
+class CloudStorage(dg.Model, dg.Resolvable):
+    """How objects are written to Cloud Storage, and what their bucket has to be.
+
+    What is left out is as the environment's ``RESIL_GCS_…`` say, or as the bucket has it.
+
+    :param impersonate: the service account to act as, without ``gcs_resource``.
+    :param kms_key: the customer-managed key that encrypts new objects.
+    :param object_retention_days: how long each new object has to stay.
+    :param object_retention_mode: whether anybody may take that back: not when "Locked".
+    :param location: where the bucket has to be, for ``resil check``; so are the next three.
+    """
+
+    impersonate: str | None = None
+    storage_class: str | None = None
+    kms_key: str | None = None
+    object_retention_days: int | None = None
+    object_retention_mode: Literal["Locked", "Unlocked"] | None = None
+    hold: Literal["temporary", "event-based"] | None = None
+    location: str | None = None
+    versioning: bool | None = None
+    retention_days: int | None = None
+    retention_locked: bool | None = None
+
+
 class VaultPlace(dg.Model, dg.Resolvable):
-    """Where backups go: a URL, or the environment variable that holds it."""
+    """Where backups go: a URL, or the environment variable that holds it.
+
+    :param gcs_resource: the key of a ``dagster_gcp.GCSResource`` in your definitions, which signs
+        in to Cloud Storage; without it, Application Default Credentials do.
+    """
 
     url: str | None = None
     url_env: str | None = None
+    gcs_resource: str | None = None
+    cloud_storage: CloudStorage | None = None
+
+    def address(self) -> VaultAddress:
+        """Return it for those who open it."""
+        settings = self.cloud_storage.model_dump(exclude_none=True) if self.cloud_storage else {}
+        return VaultAddress(self.url, self.url_env, self.gcs_resource, settings)
 
     @model_validator(mode="after")
     def _one_of_them(self) -> "VaultPlace":
@@ -142,7 +177,7 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
         key = dg.AssetKey([self.name, "backup"])
         cadence, cron, timezone = self._windows()
         partitions = build_partitions(cadence, cron, timezone, self.start)
-        vault = VaultAddress(self.vault.url, self.vault.url_env)
+        vault = self.vault.address()
         verify_settings = VerifySettings(jobs=self.jobs)
         checks = build_checks(self.name, key, partitions, vault, verify_settings)
         job = dg.define_asset_job(
@@ -184,6 +219,7 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
             kinds={"postgres"},
             # One backup of a database at a time: two would only slow each other down.
             pool=f"{self.name}_backup",
+            required_resource_keys=vault.resource_keys,
             description=f"A backup of the database {self.name}, proved by restoring it.",
         )
         def backup(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
@@ -191,7 +227,7 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
                 partition = live_partition(partitions, context.partition_key, grace_s=grace_s)
                 manifest = take_backup(
                     endpoint_from(self.connection.url_env, self.connection.password_env),
-                    vault.open(),
+                    vault.open(context.resources),
                     name=self.name,
                     partition=partition,
                     settings=BackupSettings(

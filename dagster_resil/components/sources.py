@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from dagster_resil import logs
 from dagster_resil.errors import ConfigurationError
@@ -36,14 +37,38 @@ def _value(variable: str) -> str:
 
 @dataclass(frozen=True)
 class VaultAddress:
-    """A vault by its URL, or by the environment variable that holds the URL."""
+    """A vault by its URL, or by the environment variable that holds the URL.
+
+    :param gcs_resource: the key of the project's ``dagster_gcp.GCSResource``, whose client a
+        vault in Cloud Storage uses; None for Application Default Credentials.
+    :param cloud_storage: settings that go before the environment's.
+    """
 
     url: str | None
     url_env: str | None
+    gcs_resource: str | None = None
+    cloud_storage: dict[str, Any] = field(default_factory=dict)
 
-    def open(self) -> Vault:
+    @property
+    def resource_keys(self) -> set[str]:
+        """Return the keys of the resources that :meth:`open` needs."""
+        return {self.gcs_resource} if self.gcs_resource else set()
+
+    def open(self, resources: object = None) -> Vault:
         """Return the vault.
 
+        :param resources: a run's resources, where ``resource_keys`` names any.
         :raises ConfigurationError: the variable is not set, or the URL is none.
         """
-        return open_vault(self.url or _value(self.url_env or ""))
+        url = self.url or _value(self.url_env or "")
+        if not url.lower().startswith("gs:"):
+            return open_vault(url)
+        # Imported here: half a second that a local vault does not need.
+        from dagster_resil.vault.gcs_client import GcsSettings
+
+        settings = replace(GcsSettings.from_environment(), **self.cloud_storage)
+        if self.gcs_resource is None:
+            return open_vault(url, settings=settings)
+        # Dagster has the resource's own client stand for it.
+        client = getattr(resources, self.gcs_resource)
+        return open_vault(url, settings=settings, client=lambda: client)

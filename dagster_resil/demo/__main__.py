@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import logging
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,13 +21,20 @@ from rich.text import Text
 
 from dagster_resil import logs
 from dagster_resil.cli import size
-from dagster_resil.demo.damage import LocalBackup, change_one_value, flip_one_byte
+from dagster_resil.demo.damage import (
+    CloudBackup,
+    Damageable,
+    LocalBackup,
+    change_one_value,
+    flip_one_byte,
+)
 from dagster_resil.demo.laptop import FOLDER, Laptop, run_laptop
 from dagster_resil.errors import BackupFailed, ResilError
 from dagster_resil.process import Child, on_stop
 from dagster_resil.progress import Step
-from dagster_resil.vault import open_vault
+from dagster_resil.vault import bucket_and_prefix, open_vault
 from dagster_resil.vault.backups import Backups
+from dagster_resil.vault.gcs import GcsVault
 from dagster_resil.vault.model import Manifest, Receipt
 from dagster_resil.verify.prove import verify_backup
 from dagster_resil.verify.verdict import Verdict
@@ -81,30 +88,43 @@ def _materialize(laptop: Laptop, tell: Callable[[str], None]) -> Manifest:
             hint="the words above are Dagster's; make clean begins anew",
         )
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    return Backups(open_vault(laptop.vault.as_uri())).load(found["backup_id"])
+    return Backups(open_vault(laptop.vault)).load(found["backup_id"])
 
 
-def _copy(laptop: Laptop, manifest: Manifest, name: str) -> LocalBackup:
-    """Copy one backup into a vault of its own."""
+@contextmanager
+def _copy(laptop: Laptop, manifest: Manifest, name: str) -> Iterator[tuple[Damageable, str]]:
+    """Copy one backup into a vault of its own; yield it and the vault's address."""
+    if laptop.cloud is not None:
+        vault = GcsVault(*bucket_and_prefix(laptop.vault))
+        # The account that takes backups could neither change nor remove the copy.
+        with laptop.cloud.client("owner") as client:
+            original = CloudBackup(client.bucket(vault.bucket_name), vault.prefix, manifest)
+            yield original.copy(name), f"gs://{vault.bucket_name}/{name}"
+            original.remove(name)
+        return
     copy = laptop.folder / name
     shutil.rmtree(copy, ignore_errors=True)
-    original = LocalBackup(laptop.vault, manifest)
+    local = LocalBackup(laptop.vault_folder, manifest)
     made = LocalBackup(copy, manifest)
-    shutil.copytree(original.file("."), made.file("."))
+    shutil.copytree(local.file("."), made.file("."))
     made.manifest_file.parent.mkdir(parents=True)
-    shutil.copy(original.manifest_file, made.manifest_file)
-    return made
+    shutil.copy(local.manifest_file, made.manifest_file)
+    yield made, copy.as_uri()
+    shutil.rmtree(copy, ignore_errors=True)
 
 
-def _verify(backup: LocalBackup, tell: Callable[[str], None], what: str) -> Receipt:
+def _verify(copy: Damageable, vault: str, tell: Callable[[str], None], what: str) -> Receipt:
     def show(step: Step) -> None:
         tell(f"{what} · {step.stage}")
 
-    return verify_backup(open_vault(backup.vault.as_uri()), backup.reload(), progress=show)
+    return verify_backup(open_vault(vault), copy.reload(), progress=show)
 
 
-def demonstrate(folder: Path) -> list[Proof]:
-    """Run the demonstration; its data stays in ``folder``."""
+def demonstrate(folder: Path, vault: str | None = None) -> list[Proof]:
+    """Run the demonstration; its data stays in ``folder``.
+
+    :param vault: the vault's address; by default it is in the folder.
+    """
     with console.status("starting") as status:
 
         def tell(text: str) -> None:
@@ -115,14 +135,16 @@ def demonstrate(folder: Path) -> list[Proof]:
 
         begun = time.monotonic()
         tell("starting PostgreSQL and filling the database shop")
-        with run_laptop(folder, databases=("shop",)) as laptop:
+        with run_laptop(folder, databases=("shop",), vault=vault) as laptop:
+            if laptop.cloud is not None:
+                os.environ.update(laptop.cloud.environment())
             done(
                 f"PostgreSQL {laptop.programs.version} runs, database shop is filled "
                 f"({time.monotonic() - begun:.1f} s)"
             )
             begun = time.monotonic()
             manifest = _materialize(laptop, tell)
-            backups = Backups(open_vault(laptop.vault.as_uri()))
+            backups = Backups(open_vault(laptop.vault))
             receipt = backups.receipts(manifest.backup_id)[-1]
             partition = manifest.partition.key if manifest.partition else "none"
             done(
@@ -131,28 +153,25 @@ def demonstrate(folder: Path) -> list[Proof]:
             )
             proofs = [Proof("as taken", manifest, receipt, Verdict.PASS)]
 
-            changed = _copy(laptop, manifest, "damaged-value")
-            change_one_value(changed, "public", "customers", *_one_value(changed))
-            found = _verify(changed, tell, "verifying a copy with one value changed")
+            with _copy(laptop, manifest, "damaged-value") as (changed, place):
+                change_one_value(changed, "public", "customers", *_one_value(changed))
+                found = _verify(changed, place, tell, "verifying a copy with one value changed")
             proofs.append(Proof("one value changed", manifest, found, Verdict.FAIL))
             done(
                 "verified a copy with one value of public.customers changed, every checksum fitting"
             )
 
-            flipped = _copy(laptop, manifest, "damaged-bit")
-            flip_one_byte(flipped, "public", "orders")
-            found = _verify(flipped, tell, "verifying a copy with one bit flipped")
+            with _copy(laptop, manifest, "damaged-bit") as (flipped, place):
+                flip_one_byte(flipped, "public", "orders")
+                found = _verify(flipped, place, tell, "verifying a copy with one bit flipped")
             proofs.append(Proof("one bit flipped", manifest, found, Verdict.FAIL))
             done("verified a copy with one bit of public.orders flipped")
-            for copy in (changed, flipped):
-                shutil.rmtree(copy.vault, ignore_errors=True)
     return proofs
 
 
-def _one_value(backup: LocalBackup) -> tuple[bytes, bytes]:
+def _one_value(backup: Damageable) -> tuple[bytes, bytes]:
     """Return the first customer's row, and the same with another name in it."""
-    data = gzip.decompress(backup.file(backup.table("public", "customers").parts[0]).read_bytes())
-    row = data.split(b"\n", 1)[0]
+    row = backup.data_of(backup.table("public", "customers")).split(b"\n", 1)[0]
     fields = row.split(b"\t")
     fields[_FULL_NAME] += b" Jr"
     return row, b"\t".join(fields)
@@ -187,13 +206,16 @@ def print_proofs(proofs: list[Proof]) -> None:
 
 @click.command()
 @click.option("--folder", type=click.Path(path_type=Path), default=Path(FOLDER), show_default=True)
-def main(folder: Path) -> None:
+@click.option(
+    "--vault", metavar="URL", help="gs://bucket/prefix has the local cloud keep the backup."
+)
+def main(folder: Path, vault: str | None) -> None:
     """Take a backup through Dagster, prove it, and catch two damaged copies of it."""
     logs.configure(logging.WARNING)
     on_stop(_end)
     console.print("PostgreSQL backups that have already been restored.\n")
     try:
-        proofs = demonstrate(folder)
+        proofs = demonstrate(folder, vault)
     except ResilError as error:
         console.print(Text(f"\nresil: {error}"), soft_wrap=True)
         sys.exit(error.exit_code)
@@ -202,13 +224,14 @@ def main(folder: Path) -> None:
         sys.exit(130)
     print_proofs(proofs)
     if all(proof.as_wanted for proof in proofs):
-        console.print(
-            "\nThe backup is proved; both damaged copies were refused.\n"
-            "Look at it again:  .venv/bin/resil show --vault "
-            f"{(folder / 'vault').absolute().as_uri()}\n"
-            "In the UI:         make dev",
-            soft_wrap=True,
-        )
+        console.print("\nThe backup is proved; both damaged copies were refused.")
+        if vault is None:
+            console.print(
+                "Look at it again:  .venv/bin/resil show --vault "
+                f"{(folder / 'vault').absolute().as_uri()}",
+                soft_wrap=True,
+            )
+        console.print("In the UI:         make dev")
         return
     console.print("\nA verdict is not what it has to be: please report this.")
     sys.exit(4)

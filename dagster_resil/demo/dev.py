@@ -15,7 +15,7 @@ from types import FrameType
 import click
 
 from dagster_resil import logs
-from dagster_resil.demo.laptop import FOLDER, Laptop, run_laptop, workspace_file
+from dagster_resil.demo.laptop import CLOUD_VAULT, FOLDER, Laptop, run_laptop, workspace_file
 from dagster_resil.errors import ConfigurationError, ResilError
 from dagster_resil.process import Child, on_stop
 
@@ -57,12 +57,13 @@ def develop(folder: Path, port: int) -> None:
             hint="end what uses it, or: make dev PORT=3001",
         )
     click.echo("starting two PostgreSQL servers and filling the demo's databases …", err=True)
-    with run_laptop(folder) as laptop:
+    with run_laptop(folder, vault=CLOUD_VAULT) as laptop:
         click.echo("starting Dagster …", err=True)
         with run_dagster(laptop, port) as check:
             click.echo(
                 f"\nDagster is at http://localhost:{port}  (Ctrl-C ends it; the data stays in "
-                f"{folder}, make clean removes it)",
+                f"{folder}, make clean removes it)\nbackups go to {laptop.vault} in the local "
+                f"cloud, {laptop.cloud.url if laptop.cloud else ''}",
                 err=True,
             )
             while True:

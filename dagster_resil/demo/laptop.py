@@ -13,17 +13,18 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from psycopg import sql
 
 from dagster_resil.demo.databases import create_database, load
 from dagster_resil.errors import ConfigurationError, NoServer
+from dagster_resil.localcloud.running import REGIONS, LocalCloud, run_local_cloud
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.programs import Programs, find_all
 from dagster_resil.postgres.scratch import sweep
@@ -38,6 +39,9 @@ from dagster_resil.postgres.server import (
 
 FOLDER = ".resil"
 DATABASES = ("shop", "empty", "hostile")
+BUCKETS = tuple(f"resil-{region}" for region in REGIONS)
+"""A bucket in each region of the local cloud."""
+CLOUD_VAULT = f"gs://{BUCKETS[0]}/vault"
 
 _SOURCE_SETTINGS = {
     # A demonstration: what it holds can be generated again.
@@ -57,8 +61,9 @@ _STORAGE_SETTINGS = {
 
 @dataclass(frozen=True)
 class Laptop:
-    """What runs: the protected databases, Dagster's storage, a vault.
+    """What runs: the protected databases, Dagster's storage, perhaps a local cloud.
 
+    :ivar vault: the vault's address.
     :ivar environment: the variables that Dagster's processes need; they hold passwords.
     """
 
@@ -66,12 +71,14 @@ class Laptop:
     programs: Programs
     source: Server
     storage: Server
+    vault: str
+    cloud: LocalCloud | None
     environment: dict[str, str]
 
     @property
-    def vault(self) -> Path:
-        """Return the vault's folder."""
-        return self.folder / "vault"
+    def vault_folder(self) -> Path:
+        """Return the folder of a vault that is one."""
+        return Path(unquote(urlsplit(self.vault).path))
 
     @property
     def dagster_home(self) -> Path:
@@ -197,10 +204,14 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def run_laptop(folder: Path, *, databases: tuple[str, ...] = DATABASES) -> Iterator[Laptop]:
+def run_laptop(
+    folder: Path, *, databases: tuple[str, ...] = DATABASES, vault: str | None = None
+) -> Iterator[Laptop]:
     """Run the servers, with the databases filled; all of it ends when the ``with`` is left.
 
     :param folder: where the data stays.
+    :param vault: the vault's address; one in Cloud Storage has the local cloud run, with such a
+        bucket. By default it is in the folder.
     :raises NoServer: no PostgreSQL programs.
     """
     folder = folder.absolute()
@@ -225,14 +236,28 @@ def run_laptop(folder: Path, *, databases: tuple[str, ...] = DATABASES) -> Itera
         work_dir = _servers_folder(folder).resolve() / "work"
         work_dir.mkdir(mode=0o711, exist_ok=True)
         stack.callback(sweep, work_dir, kept_too=True)
+        vault = vault or (folder / "vault").as_uri()
+        cloud = _start_cloud(stack, folder, vault) if vault.startswith("gs:") else None
         environment = {
             "DAGSTER_HOME": str(home),
             "RESIL_DAGSTER_PG_URL": url_of(storage.endpoint("dagster"), "postgresql+psycopg2"),
-            "RESIL_VAULT": (folder / "vault").as_uri(),
+            "RESIL_VAULT": vault,
             "RESIL_WORK_DIR": str(work_dir),
             **{f"{name.upper()}_URL": url_of(source.endpoint(name)) for name in DATABASES},
         }
-        yield Laptop(folder, programs, source, storage, environment)
+        environment |= cloud.environment() if cloud else {}
+        yield Laptop(folder, programs, source, storage, vault, cloud, environment)
+
+
+def _start_cloud(stack: ExitStack, folder: Path, vault: str) -> LocalCloud:
+    """Start the local cloud, with a bucket in each region and the vault's."""
+    bucket = urlsplit(vault).netloc
+    places: Sequence[str] = [
+        f"{name}={region}" for name, region in zip(BUCKETS, REGIONS, strict=True)
+    ]
+    if bucket not in BUCKETS:
+        places = [*places, f"{bucket}={REGIONS[0]}"]
+    return stack.enter_context(run_local_cloud(folder / "cloud", buckets=places))
 
 
 def instance_config() -> Path:

@@ -10,12 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from google.api_core.client_options import ClientOptions
+from google.cloud import storage
+from google.oauth2 import service_account
+
 from dagster_resil.errors import ResilError
 from dagster_resil.localcloud.identities import PROJECT
 from dagster_resil.process import Child
 from dagster_resil.vault.gcs_client import LOCALCLOUD_VARIABLE
 
 _START_TIMEOUT_S = 60
+_SCOPE = "https://www.googleapis.com/auth/devstorage.full_control"
 REGIONS = ("europe-west1", "us-east1")
 
 
@@ -43,6 +48,17 @@ class LocalCloud:
             # Nothing on a laptop answers for Google's own machines.
             "NO_GCE_CHECK": "true",
         }
+
+    def client(self, account: str) -> storage.Client:
+        """Return a client of Google's library that is signed in as an account."""
+        credentials = service_account.Credentials.from_service_account_file(  # type: ignore[no-untyped-call]
+            str(self.keys / f"{account}.json"), scopes=[_SCOPE]
+        )
+        return storage.Client(
+            project=PROJECT,
+            credentials=credentials,
+            client_options=ClientOptions(api_endpoint=self.url),
+        )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from dagster_resil.vault.local import LocalVault
 if TYPE_CHECKING:
     from dagster_resil.vault.gcs_client import ClientSource, GcsSettings
 
-__all__ = ["Vault", "open_vault"]
+__all__ = ["Vault", "bucket_and_prefix", "open_vault"]
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 
@@ -48,7 +48,7 @@ def open_vault(
         from dagster_resil.vault.gcs import GcsVault
         from dagster_resil.vault.gcs_client import GcsSettings
 
-        bucket, prefix = _bucket_and_prefix(url)
+        bucket, prefix = bucket_and_prefix(url)
         return GcsVault(
             bucket, prefix, settings=settings or GcsSettings.from_environment(), client=client
         )
@@ -58,7 +58,11 @@ def open_vault(
     )
 
 
-def _bucket_and_prefix(url: str) -> tuple[str, str]:
+def bucket_and_prefix(url: str) -> tuple[str, str]:
+    """Return what a ``gs://`` URL names.
+
+    :raises ConfigurationError: it names nothing that can be.
+    """
     hint = "use gs://bucket/prefix"
     parts = urlsplit("gs:" + url.partition(":")[2])
     if parts.query or parts.fragment or url.endswith(("?", "#")):

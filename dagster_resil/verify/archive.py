@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dagster_resil.errors import ObjectDamaged, ObjectMissing, VaultError
+from dagster_resil.errors import ObjectDamaged, ObjectMissing, VaultError, VaultUnreachable
 from dagster_resil.postgres.archive import ArchiveUnreadable, TableOfContents, read_contents
 from dagster_resil.postgres.load import Rows
 from dagster_resil.progress import Progress, Step
@@ -179,7 +179,7 @@ class Archive:
 
     def _note_failure(self, item: StoredObject, error: VaultError) -> None:
         """Note that an object can't be read: its own fault, or a passing one of the vault."""
-        if error.transient:
+        if error.transient or isinstance(error, VaultUnreachable):
             self._out_of_reach = error.message
         else:
             self._note(item, f"can't be read: {error.message}")
@@ -195,6 +195,10 @@ class Archive:
             with self._backups.open_object(self._manifest.backup_id, item.name) as chunks:
                 yield self._summed(item, chunks)
         except ObjectDamaged:
+            with self._lock:
+                known = item.name in self._wrong
+            if not known:  # the vault itself has noticed
+                self._note(item, "arrives with other contents than the vault says it has")
             raise
         except ObjectMissing:
             self._note_missing(item)

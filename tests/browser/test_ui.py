@@ -174,7 +174,7 @@ def test_the_ui_from_a_backup_to_a_red_check(ui: Ui, page: Any) -> None:
     )
     page.get_by_text("as in the source").first.wait_for()
     _shoot(page, "checks")
-    manifest = Backups(open_vault(ui.laptop.vault.as_uri())).latest("shop")
+    manifest = Backups(open_vault(ui.laptop.vault)).latest("shop")
     assert manifest.partition is not None
     key = manifest.partition.key
     page.goto(
@@ -200,7 +200,7 @@ def test_the_ui_from_a_backup_to_a_red_check(ui: Ui, page: Any) -> None:
 
     # A damaged backup gives a red check and one message.
     change_one_value(
-        LocalBackup(ui.laptop.vault, manifest), "public", "customers", *_first_row(ui, manifest)
+        LocalBackup(ui.laptop.vault_folder, manifest), "public", "customers", *_first_row(ui, manifest)
     )
     ui.graphql(
         """mutation Verify($key: String!) { launchRun(executionParams: { selector: {
@@ -245,7 +245,7 @@ def _choose_partition(page: Any, key: str) -> None:
 def _first_row(ui: Ui, manifest: Any) -> tuple[bytes, bytes]:
     import gzip
 
-    backup = LocalBackup(ui.laptop.vault, manifest)
+    backup = LocalBackup(ui.laptop.vault_folder, manifest)
     data = gzip.decompress(backup.file(backup.table("public", "customers").parts[0]).read_bytes())
     row = data.split(b"\n", 1)[0]
     fields = row.split(b"\t")

@@ -10,16 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from google.api_core.client_options import ClientOptions
 from google.cloud import storage
-from google.oauth2 import service_account
 
-from dagster_resil.localcloud.identities import PROJECT
 from dagster_resil.localcloud.running import LocalCloud, run_local_cloud
 from dagster_resil.vault.gcs import GcsVault
 from dagster_resil.vault.gcs_client import GcsSettings
 
-SCOPE = "https://www.googleapis.com/auth/devstorage.full_control"
 QUICK = GcsSettings(retry_s=2, timeout_s=10)
 """Settings of a vault that gives up soon."""
 
@@ -39,14 +35,7 @@ class Cloud:
     def client(self, account: str = "owner") -> storage.Client:
         """Return a client of Google's library, signed in as an account."""
         if account not in self._clients:
-            credentials = service_account.Credentials.from_service_account_file(  # type: ignore[no-untyped-call]
-                str(self.running.keys / f"{account}.json"), scopes=[SCOPE]
-            )
-            self._clients[account] = storage.Client(
-                project=PROJECT,
-                credentials=credentials,
-                client_options=ClientOptions(api_endpoint=self.url),
-            )
+            self._clients[account] = self.running.client(account)
         return self._clients[account]
 
     def bucket(

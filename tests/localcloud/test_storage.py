@@ -274,9 +274,9 @@ def test_rewrite_to_another_region_takes_several_calls(cloud: Cloud) -> None:
     put(source, "x", data)
     copy = target.blob("y")
     query = {"maxBytesRewrittenPerCall": str(MIB)}
-    http, calls, token = session(cloud), 0, None
+    http, calls = session(cloud), 0
+    extra: dict[str, str] = {}
     while True:
-        extra = {"rewriteToken": token} if token else {}
         answer = http.post(
             f"{cloud.url}/storage/v1/b/{source.name}/o/x/rewriteTo/b/{target.name}/o/y",
             params={**query, **extra},
@@ -286,7 +286,7 @@ def test_rewrite_to_another_region_takes_several_calls(cloud: Cloud) -> None:
         if answer["done"]:
             break
         assert target.get_blob("y") is None
-        token = answer["rewriteToken"]
+        extra = {"rewriteToken": answer["rewriteToken"]}
     assert calls == 4
     assert copy.download_as_bytes() == data
     assert answer["resource"]["crc32c"] == crc32c(data)
