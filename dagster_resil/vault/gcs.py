@@ -478,6 +478,8 @@ def _said(error: Exception) -> str:
     message = error.message if isinstance(error, GoogleAPICallError) else str(error)
     text = str(message).strip().splitlines()
     first = text[0] if text else type(error).__name__
+    if isinstance(error, GoogleAPICallError) and first.endswith("unknown error"):
+        first = f"an answer of status {error.code} without a word"
     # "POST https://…?uploadType=multipart: " before the words is no help to anybody.
     return re.sub(r"^[A-Z]+ https?://\S+: ", "", first)[:400]
 

@@ -200,7 +200,10 @@ def test_the_ui_from_a_backup_to_a_red_check(ui: Ui, page: Any) -> None:
 
     # A damaged backup gives a red check and one message.
     change_one_value(
-        LocalBackup(ui.laptop.vault_folder, manifest), "public", "customers", *_first_row(ui, manifest)
+        LocalBackup(ui.laptop.vault_folder, manifest),
+        "public",
+        "customers",
+        *_first_row(ui, manifest),
     )
     ui.graphql(
         """mutation Verify($key: String!) { launchRun(executionParams: { selector: {
