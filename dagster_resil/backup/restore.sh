@@ -2,18 +2,32 @@
 # Restore this backup into an empty database with PostgreSQL's own programs. See RESTORE.md.
 set -eu
 
+from=
+if [ $# -eq 2 ]; then
+    from=${1%/}
+    shift
+fi
 if [ $# -ne 1 ]; then
-    echo "usage: sh restore.sh postgresql://USER@HOST/EMPTY_DATABASE" >&2
+    echo "usage: sh restore.sh [gs://BUCKET/…/BACKUP] postgresql://USER@HOST/EMPTY_DATABASE" >&2
     exit 2
 fi
 target=$1
 here=$(cd "$(dirname "$0")" && pwd)
 jobs=${JOBS:-2}
+copy=${COPY:-gcloud storage cp -r}
+copier=
+if [ -n "$from" ]; then
+    copier=${copy%% *}
+fi
 
-for program in psql pg_restore; do
+for program in psql pg_restore $copier; do
     if ! command -v "$program" >/dev/null 2>&1; then
         echo "restore.sh: $program is not on the PATH" >&2
-        echo "hint: install PostgreSQL's client programs" >&2
+        if [ "$program" = "$copier" ]; then
+            echo "hint: install it, or name another command that copies a folder in COPY" >&2
+        else
+            echo "hint: install PostgreSQL's client programs" >&2
+        fi
         exit 4
     fi
 done
@@ -43,12 +57,33 @@ if [ "$held" != 0 ]; then
     exit 2
 fi
 
+scratch=
+trap '[ -z "$scratch" ] || rm -rf "$scratch"' EXIT
+trap 'exit 4' HUP INT TERM
+new_scratch() {
+    if [ -z "$scratch" ]; then
+        scratch=$(mktemp -d "${TMPDIR:-/tmp}/restore.XXXXXX") || exit 4
+    fi
+}
+
+if [ -n "$from" ]; then
+    new_scratch
+    here=$scratch/$(basename "$from")
+    # The command may hold several words.
+    # shellcheck disable=SC2086
+    if ! $copy "$from" "$scratch" || [ ! -f "$here/globals.sql" ] || [ ! -d "$here/archive" ]; then
+        echo "restore.sh: can't copy $from to $scratch" >&2
+        echo "hint: look at the lines above; TMPDIR needs room for the whole backup" >&2
+        exit 4
+    fi
+fi
+
 # A large table's file may lie in parts, which joined by their names are one gzip file again.
 archive=$here/archive
 if [ -n "$(find "$archive" -name '*.gz.0000' | head -n 1)" ]; then
-    joined=$(mktemp -d "${TMPDIR:-/tmp}/restore.XXXXXX") || exit 4
-    trap 'rm -rf "$joined"' EXIT
-    trap 'exit 4' HUP INT TERM
+    new_scratch
+    joined=$scratch/joined
+    mkdir "$joined"
     for file in "$archive"/*; do
         case $file in
             *.gz.0000) cat "${file%.0000}".[0-9]* >"$joined/$(basename "${file%.0000}")" || {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ from dagster_resil.vault.base import Vault
 from dagster_resil.vault.local import LocalVault
 from dagster_resil.verify.verdict import Verdict
 from tests.conftest import Source, run_server
+from tests.localcloud.cloud import Cloud
 
 
 def fingerprints(endpoint: Endpoint) -> dict[str, tuple[int, str | None]]:
@@ -249,3 +251,98 @@ def test_the_janitor_clears_what_a_sigkill_left(one_source: Source) -> None:
         assert not folder.exists()
     finally:
         subprocess.run(["rm", "-rf", work_dir], check=True)
+
+
+COPY_FROM_THE_LOCAL_CLOUD = '''
+"""What `gcloud storage cp -r` does, with the standard library alone."""
+import json, sys, urllib.parse, urllib.request
+from pathlib import Path
+url, token = sys.argv[1:3]
+bucket, _, prefix = sys.argv[3].removeprefix("gs://").partition("/")
+target = Path(sys.argv[4]) / prefix.rpartition("/")[2]
+def get(path, **query):
+    request = urllib.request.Request(f"{url}{path}?{urllib.parse.urlencode(query)}")
+    request.add_header("Authorization", f"Bearer {token}")
+    with urllib.request.urlopen(request) as answer:
+        return answer.read()
+page = {}
+while True:
+    listing = json.loads(get(f"/storage/v1/b/{bucket}/o", prefix=f"{prefix}/", maxResults=7, **page))
+    for item in listing.get("items", []):
+        file = target / item["name"].removeprefix(f"{prefix}/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        quoted = urllib.parse.quote(item["name"], safe="")
+        file.write_bytes(get(f"/download/storage/v1/b/{bucket}/o/{quoted}", alt="media"))
+    if "nextPageToken" not in listing:
+        break
+    page = {"pageToken": listing["nextPageToken"]}
+'''
+
+
+@pytest.mark.parametrize("by", ["a command of one's own", "gcloud"])
+def test_restore_sh_copies_a_backup_out_of_a_bucket(
+    one_source: Source, cloud: Cloud, tmp_path: Path, by: str
+) -> None:
+    gcloud = shutil.which("gcloud")
+    if by == "gcloud" and gcloud is None:
+        pytest.skip("gcloud is not installed here")
+    endpoint = one_source.create()
+    load(endpoint, one_source.programs, "shop", scale=0.01)
+    kept = cloud.vault(prefix="deep/prefix")
+    manifest = take_backup(endpoint, kept, name="app")
+    backup = f"{kept.url}/app/backups/{manifest.backup_id}"
+    # All that was copied by hand.
+    script = tmp_path / "restore.sh"
+    script.write_bytes(kept.read(f"app/backups/{manifest.backup_id}/restore.sh"))
+    copier = tmp_path / "copy.py"
+    copier.write_text(COPY_FROM_THE_LOCAL_CLOUD)
+    session = cloud.client("restorer")._http
+    session.get(f"{cloud.url}/storage/v1/b/{kept.bucket_name}/o")  # signs in
+    token = session.credentials.token
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def run(target: Endpoint, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", str(script), backup, url_of(Endpoint(target.parameters)).replace(":@", "@")],
+            env={
+                "PATH": f"{one_source.programs.bin_dir}:/usr/bin:/bin",
+                "PGPASSWORD": target.password or "",
+                "TMPDIR": str(work),
+                **env,
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    if by == "gcloud":
+        token_file = tmp_path / "token"
+        token_file.write_text(token)
+        copy = {
+            "PATH": f"{one_source.programs.bin_dir}:{Path(gcloud or '').parent}:/usr/bin:/bin",
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE": f"{cloud.url}/",
+            "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE": str(token_file),
+            "CLOUDSDK_CONFIG": str(tmp_path / "gcloud"),
+            "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
+            "CLOUDSDK_CORE_PROJECT": "local",
+            "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "true",
+        }
+    else:
+        copy = {"COPY": f"{sys.executable} {copier} {cloud.url} {token}"}
+    target = one_source.create()
+    done = run(target, **copy)
+    assert done.returncode == 0, done.stderr
+    assert fingerprints(target) == fingerprints(endpoint)
+    assert list(work.iterdir()) == [], "nothing is left behind"
+
+    empty = one_source.create()
+    with cloud.failing("denied", permission="storage.objects.get"):
+        done = run(empty, **copy)
+    assert done.returncode == 4
+    assert f"can't copy {backup}" in done.stderr
+    assert "hint:" in done.stderr
+    assert list(work.iterdir()) == []
+    done = run(empty, COPY="a-program-that-is-not-there -r")
+    assert (done.returncode, "COPY" in done.stderr) == (4, True)

@@ -144,5 +144,5 @@ def test_the_command_tells_all_of_it(cloud: Cloud, monkeypatch: pytest.MonkeyPat
     document = json.loads(done.stdout)
     said = {each["what"]: each for each in document["findings"]}
     line = said[f"bucket {bucket.name} is in europe-west1, not in us-east1"]
-    assert (line["ok"], document["ok"]) == (False, False)
+    assert (line["ok"], document["ready"]) == (False, False)
     assert f"vault gs://{bucket.name}/v can be written" in said

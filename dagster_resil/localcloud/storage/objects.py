@@ -68,7 +68,7 @@ class Objects:
                 self._list,
                 frozenset(
                     {"prefix", "delimiter", "startOffset", "endOffset", "versions", "maxResults"}
-                    | {"pageToken", "projection", "softDeleted"}
+                    | {"pageToken", "projection", "softDeleted", "includeFoldersAsPrefixes"}
                 ),
             ),
             Route("storage.objects.get", "GET", one, self._get, get),
