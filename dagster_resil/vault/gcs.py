@@ -86,6 +86,8 @@ class GcsVault(Vault):
         self.settings = settings or GcsSettings()
         self._client_source = client
         self._lock = threading.Lock()
+        # Of writes that nobody knows the outcome of: object → token.
+        self._unsettled: dict[str, str] = {}
         self._connected: tuple[storage.Client, Media] | None = None
 
     # -- the connection
@@ -196,7 +198,22 @@ class GcsVault(Vault):
     # -- writing
 
     def put(self, name: str, chunks: Iterable[bytes]) -> StoredObject:
-        """Write a new object durably, or leave nothing."""
+        """Write a new object durably, or leave nothing.
+
+        A write that was given up may have been accepted all the same: one of the same bytes that
+        follows it is then the same write.
+        """
+        with self._lock:
+            token = self._unsettled.pop(name, None) or secrets.token_hex(16)
+        try:
+            return self._put(name, chunks, token)
+        except VaultError as error:
+            if error.transient:
+                with self._lock:
+                    self._unsettled[name] = token
+            raise
+
+    def _put(self, name: str, chunks: Iterable[bytes], token: str) -> StoredObject:
         blob = self._blob(name)
         sums = Checksums()
 
@@ -211,7 +228,7 @@ class GcsVault(Vault):
             held.append(chunk)
             if sums.size > self.settings.whole_bytes:
                 break
-        metadata = self._metadata(blob.name)
+        metadata = self._metadata(blob.name, token)
         what = f"write {name}"
         if sums.size <= self.settings.whole_bytes:
             metadata["crc32c"] = sums.crc32c
@@ -248,13 +265,13 @@ class GcsVault(Vault):
             )
         return StoredObject(name=name, size=sums.size, crc32c=sums.crc32c, sha256=sums.sha256)
 
-    def _metadata(self, full_name: str) -> dict[str, Any]:
+    def _metadata(self, full_name: str, token: str) -> dict[str, Any]:
         settings = self.settings
         metadata: dict[str, Any] = {
             "name": full_name,
             # No encoding: a gzip that Cloud Storage knows of is decompressed on its way back.
             "contentType": "application/octet-stream",
-            "metadata": {_TOKEN: secrets.token_hex(16)},
+            "metadata": {_TOKEN: token},
         }
         if settings.storage_class:
             metadata["storageClass"] = settings.storage_class

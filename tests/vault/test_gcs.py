@@ -304,6 +304,28 @@ def test_another_writers_object_is_not_taken_for_ones_own(cloud: Cloud) -> None:
                 writing.result()
 
 
+def test_a_write_that_was_given_up_but_accepted_is_the_same_write(cloud: Cloud) -> None:
+    for vault, size in ((cloud.vault(), 10), (in_parts(cloud), 2 * MIB)):
+        chunks = random(size)
+        cloud.fault("error", method="storage.*", when="after", skip=0 if size < MIB else 2)
+        with pytest.raises(VaultUnreachable):
+            vault.put("x", chunks)
+        cloud.mend()
+        if size < MIB:
+            assert list(vault.names("")) == ["x"]
+        stored = vault.put("x", chunks)
+        assert vault.sizes("") == {"x": stored.size}
+        # Once it is settled, the next one is another write.
+        with pytest.raises(ObjectExists):
+            vault.put("x", chunks)
+        cloud.fault("error", method="storage.*", when="after")
+        with pytest.raises(VaultUnreachable):
+            vault.put("y", [b"one"])
+        cloud.mend()
+        with pytest.raises(ObjectExists):
+            vault.put("y", [b"two"])
+
+
 def test_a_server_that_refuses_to_overwrite_first_is_understood(
     cloud: Cloud, vault: GcsVault
 ) -> None:
