@@ -11,7 +11,9 @@ import contextlib
 import ipaddress
 import logging
 import os
+import resource
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
@@ -155,9 +157,6 @@ def _names(pattern: list[str], segments: list[str]) -> dict[str, str] | None:
 
 def peak_memory_bytes() -> int:
     """Return the most memory that this process has used at a time."""
-    import resource
-    import sys
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 import zlib
 from collections.abc import Iterator
@@ -394,8 +395,6 @@ def check_checksums(metadata: dict[str, Any], file: DataFile, path: Path) -> Non
         )
     md5 = metadata.get("md5Hash")
     if md5 is not None:
-        import hashlib
-
         sums = hashlib.md5(usedforsecurity=False)
         for block in _file_blocks(path):
             sums.update(block)

@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from dagster_resil.localcloud.protocol import ApiError, invalid
 from dagster_resil.localcloud.storage.retention import (
@@ -32,8 +33,6 @@ def crc32c_text(value: int) -> str:
 
 def object_resource(bucket: Bucket, version: Version, base_url: str) -> dict[str, Any]:
     """Return an object as the API shows it."""
-    from urllib.parse import quote
-
     where = f"b/{version.bucket}/o/{quote(version.name, safe='')}"
     mark = f"{version.generation}/{version.metageneration}".encode()
     until = retained_until(bucket, version)

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import google_crc32c
+
 from dagster_resil.localcloud.protocol import (
     Answer,
     ApiError,
@@ -198,8 +200,6 @@ class Uploads:
         return upload
 
     def _keep(self, upload: Upload, size: int) -> None:
-        import google_crc32c
-
         crc32c, left = upload.crc32c, size - upload.received
         with self._store.path(upload.file).open("rb") as stream:
             stream.seek(upload.received)
