@@ -316,10 +316,11 @@ class GcsVault(Vault):
         with self.telling(f"look at {blob.name}", GET):
             return self.bucket.get_blob(blob.name, **self.options)
 
-    def check_writable(self) -> None:
+    def check_writable(self, name: str | None = None) -> None:
         """Ask whether objects may be created, read and listed.
 
-        Nothing is written: a writer that may not delete would leave it there for ever.
+        Nothing is written: a writer that may not delete would leave it there for ever. The rights
+        are the bucket's, so that they are the same for every database.
         """
         wanted = [CREATE, GET, LIST]
         if self.settings.object_retention_days:
@@ -448,12 +449,14 @@ class GcsVault(Vault):
                 if is_name(self._inside(blob)):
                     yield blob
 
-    def folders(self) -> Iterator[str]:
-        """Yield the first parts of the names that have more than one, sorted."""
-        with self.telling("list everything", LIST):
+    def folders(self, prefix: str = "") -> Iterator[str]:
+        """Yield the next parts of the names below a prefix that go on after it, sorted."""
+        check_prefix(prefix)
+        beginning = self.prefix + prefix
+        with self.telling(f"list {prefix or 'everything'}", LIST):
             listing = self.client.list_blobs(
                 self.bucket_name,
-                prefix=self.prefix,
+                prefix=beginning,
                 delimiter="/",
                 page_size=_PAGE,
                 fields="prefixes,nextPageToken",
@@ -462,7 +465,7 @@ class GcsVault(Vault):
             found: set[str] = set()
             for page in listing.pages:
                 found.update(page.prefixes)
-        names = (each.removeprefix(self.prefix).rstrip("/") for each in found)
+        names = (each.removeprefix(beginning).rstrip("/") for each in found)
         yield from sorted(filter(is_name, names), key=str.encode)
 
 
