@@ -368,7 +368,7 @@ def test_another_database_under_a_known_name(
 
 BAD_VAULTS = {
     "unknown scheme": ("ftp://host/x", 2, "ftp"),
-    "not yet": ("gs://bucket/x", 2, "Cloud Storage"),
+    "no name of a bucket": ("gs://Bucket/x", 2, "names no bucket"),
     "a plain path": ("backups", 2, "file:///"),
     "a relative URL": ("file://backups/x", 2, "three slashes"),
     "a file in the way": ("file:///dev/null/vault", 4, "a part of the path is a file"),

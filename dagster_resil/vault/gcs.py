@@ -325,7 +325,8 @@ class GcsVault(Vault):
         wanted = [CREATE, GET, LIST]
         if self.settings.object_retention_days:
             wanted.append("storage.objects.setRetention")
-        missing = [each for each in wanted if each not in self.permissions(wanted)]
+        have = self.permissions(wanted)
+        missing = [each for each in wanted if each not in have]
         if missing:
             roles = " and ".join(dict.fromkeys(ROLES[each] for each in missing))
             raise VaultUnreachable(

@@ -177,11 +177,12 @@ def test_prefixes_that_lead_elsewhere_are_refused(vault: Vault, prefix: str) -> 
 
 
 def test_folders_are_those_of_the_names(vault: Vault) -> None:
-    for name in ("b/2", "a/1", "a/2", "c"):
+    for name in ("b/2", "a/1", "a/x/2", "a/x/3", "a/y/z/4", "c"):
         vault.put(name, [b""])
 
-    assert list(vault.folders()) == ["a", "b"]
-    assert list(Vault.folders(vault)) == ["a", "b"]
+    for prefix, folders in (("", ["a", "b"]), ("a/", ["x", "y"]), ("a/x/", []), ("d/", [])):
+        assert list(vault.folders(prefix)) == folders
+        assert list(Vault.folders(vault, prefix)) == folders
 
 
 def test_an_object_that_is_missing_is_named(vault: Vault) -> None:

@@ -316,7 +316,7 @@ def test_a_bucket_gone_in_the_middle_of_a_verification(
     receipt = verify_backup(vault, kept.manifest)
     assert receipt.verdict is Verdict.INCONCLUSIVE
     assert failed(receipt) == set()
-    assert vault.bucket_name in receipt.check("restores_cleanly").summary
+    assert vault.bucket_name in receipt.check("archive_intact").summary
 
 
 def test_a_bucket_that_stays_away_leaves_no_verdict(kept: Kept, gone: Gone) -> None:
