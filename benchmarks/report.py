@@ -49,7 +49,8 @@ def markdown(results: Sequence[Result]) -> str:
             f"{each.disk_bytes / 1e6:,.0f}" if measured else "",
             f"{each.archive_bytes / 1e6:,.1f}" if each.archive_bytes else "",
         ]
-        name = f"**{each.name}**" if _is_ours(each.name) else each.name
+        name = each.name.replace("|", "\\|")
+        name = f"**{name}**" if _is_ours(name) else name
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
