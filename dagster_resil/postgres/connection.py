@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -15,6 +16,12 @@ from psycopg.rows import TupleRow
 from dagster_resil.errors import ConfigurationError, SourceUnreachable
 
 Connection = psycopg.Connection[TupleRow]
+
+# What psycopg passes over on the way out of a failed statement, whose own failure is raised. It
+# quotes rows, which belong in no log.
+logging.getLogger("psycopg").addFilter(
+    lambda record: not str(record.msg).startswith("error ignored")
+)
 
 CONNECT_TIMEOUT_S = 15
 """A dead host otherwise holds a backup for the kernel's two minutes of SYN retries."""

@@ -11,6 +11,7 @@ import pytest
 from isal import igzip_lib
 
 from dagster_resil.backup.reader import compressed
+from dagster_resil.errors import ObjectDamaged
 from dagster_resil.postgres import load
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.load import END_OF_DATA, RowLoader, Rows, inflated
@@ -157,3 +158,23 @@ def test_a_killed_pg_restore_says_nothing_of_the_backup() -> None:
         Completed("pg_restore", 1, "", "pg_restore: error: could not execute query: ERROR:  no\n")
     )
     assert (refused.clean, refused.environment) == (False, False)
+
+
+def test_no_row_gets_into_a_log_by_way_of_psycopg(
+    one_source: Source, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoint = one_source.create()
+    one_source.execute(endpoint, "CREATE TABLE t (a int)")
+
+    def copy_until_something_else_fails() -> None:
+        with (
+            endpoint.connect() as connection,
+            connection.cursor() as cursor,
+            cursor.copy("COPY t FROM STDIN") as copy,
+        ):
+            copy.write(b"a row of somebody's\n")
+            raise ObjectDamaged("what is raised")
+
+    with pytest.raises(ObjectDamaged):
+        copy_until_something_else_fails()
+    assert "somebody" not in caplog.text
