@@ -10,14 +10,14 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from types import TracebackType
 
 import psycopg
 from psycopg import sql
 
 from dagster_resil.backup.dump import CONFLICT_HINT
 from dagster_resil.backup.snapshot import HeldSnapshot
-from dagster_resil.errors import BackupFailed, PermissionMissing, ResilError
+from dagster_resil.crew import Crew
+from dagster_resil.errors import BackupFailed, PermissionMissing
 from dagster_resil.postgres.connection import Connection
 from dagster_resil.postgres.inventory import (
     Inventory,
@@ -36,10 +36,10 @@ from dagster_resil.postgres.tables import (
 _Work = Callable[[Connection], None]
 
 
-class ExpectationReader:
+class ExpectationReader(Crew):
     """Sessions on the snapshot that count, fingerprint and list; started by entering it.
 
-    Leaving it by an exception cancels what runs and closes every session.
+    Leaving it cancels what runs and closes every session.
 
     :ivar done_bytes: the size of the tables that are read so far.
     """
@@ -48,8 +48,6 @@ class ExpectationReader:
         self._snapshot = snapshot
         self._form = form
         self._todo: queue.SimpleQueue[_Work] = queue.SimpleQueue()
-        self._stop = threading.Event()
-        self._failure: BaseException | None = None
         self._lock = threading.Lock()
         self._open: set[Connection] = set()
         self.contents: dict[int, Content] = {}
@@ -62,44 +60,18 @@ class ExpectationReader:
         batches = in_batches(table for table in snapshot.tables if table.readable)
         for batch in batches:
             self._todo.put(self._reading(batch))
-        self._threads = [
-            threading.Thread(target=self._run, name=f"expectations-{n}", daemon=True)
-            for n in range(max(1, min(sessions, len(batches) + 1)))
-        ]
-
-    def __enter__(self) -> ExpectationReader:
-        try:
-            for thread in self._threads:
-                thread.start()
-        except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            # Again and again: a request to cancel does nothing to a session between two queries.
-            while thread.ident is not None and thread.is_alive():
-                if error is not None:
-                    self._cancel()
-                thread.join(0.2)
+        super().__init__(
+            self._read_all,
+            name="expectations",
+            size=max(1, min(sessions, len(batches) + 1)),
+            interrupt=self._cancel,
+        )
 
     def _cancel(self) -> None:
         with self._lock:
             for connection in self._open:
                 with contextlib.suppress(Exception):
                     connection.cancel_safe(timeout=5)
-
-    def check(self) -> None:
-        """Raise what made a reader fail, if one did."""
-        if self._failure is not None:
-            raise self._failure
 
     def wait_for_schema(self, watch: Callable[[], None]) -> tuple[Inventory, LargeObjects]:
         """Wait until all but the tables is read; ``watch`` is called some twenty times a second."""
@@ -110,36 +82,30 @@ class ExpectationReader:
             raise BackupFailed("the schema was not read")
         return self._inventory, self._large_objects
 
-    def wait(self, watch: Callable[[], None]) -> None:
-        """Wait until everything is read; ``watch`` is called some twenty times a second."""
-        for thread in self._threads:
-            while thread.is_alive():
-                thread.join(0.05)
-                watch()
-        self.check()
-
-    def _run(self) -> None:
+    def _read_all(self) -> None:
         try:
             with self._snapshot.worker() as connection:
                 with self._lock:
                     self._open.add(connection)
                 try:
-                    while not self._stop.is_set() and self._failure is None:
-                        try:
-                            work = self._todo.get_nowait()
-                        except queue.Empty:
-                            return
-                        work(connection)
-                        # Let go of its locks, which the snapshot's own session has too: a server
-                        # has room for a few thousand.
-                        connection.rollback()
-                        self._snapshot.adopt(connection)
+                    self._work_off(connection)
                 finally:
                     with self._lock:
                         self._open.discard(connection)
-        except BaseException as error:  # noqa: BLE001 - it is raised where the backup waits
-            if self._failure is None:
-                self._failure = _explained(error)
+        except psycopg.Error as error:
+            raise _explained(error) from error
+
+    def _work_off(self, connection: Connection) -> None:
+        while not self.stopping.is_set():
+            try:
+                work = self._todo.get_nowait()
+            except queue.Empty:
+                return
+            work(connection)
+            # Let go of its locks, which the snapshot's own session has too: a server has room
+            # for a few thousand.
+            connection.rollback()
+            self._snapshot.adopt(connection)
 
     def _read_schema(self, connection: Connection) -> None:
         self._inventory = take_inventory(connection)
@@ -165,9 +131,7 @@ class ExpectationReader:
         return read
 
 
-def _explained(error: BaseException) -> BaseException:
-    if isinstance(error, ResilError) or not isinstance(error, psycopg.Error):
-        return error
+def _explained(error: psycopg.Error) -> BackupFailed:
     if isinstance(error, psycopg.errors.LockNotAvailable):
         return BackupFailed(
             f"another session waits for an exclusive lock: {str(error).strip()}",

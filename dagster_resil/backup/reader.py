@@ -11,7 +11,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 
 from isal import isal_zlib
 from psycopg import sql
@@ -19,6 +18,7 @@ from psycopg import sql
 from dagster_resil.backup.copying import CopySession
 from dagster_resil.backup.parts import Part
 from dagster_resil.backup.snapshot import HeldSnapshot
+from dagster_resil.crew import Crew
 from dagster_resil.errors import VaultError
 from dagster_resil.postgres.load import END_OF_DATA
 from dagster_resil.postgres.programs import Programs
@@ -35,7 +35,6 @@ _MOST_MEMORY = 9
 """ISA-L's own default for its buffers costs a third of its speed."""
 _PAUSES_S = (0.5, 2.0, 8.0)
 """Between the attempts to write a part."""
-_JOIN_S = 0.2
 
 
 @dataclass
@@ -45,10 +44,10 @@ class _Seat:
     session: CopySession | None = None
 
 
-class TableReader:
+class TableReader(Crew):
     """Sessions on the snapshot that read tables' parts into the vault; started by entering it.
 
-    Leaving it by an exception ends every session at once.
+    Leaving it ends every session at once.
 
     :param parts: what to read, in this order.
     :param level: ISA-L's compression level, 0 to 3.
@@ -88,68 +87,34 @@ class TableReader:
             )
             for part in parts
         )
-        self._stop = threading.Event()
-        self._failure: BaseException | None = None
         self._lock = threading.Lock()
         self._open: set[CopySession] = set()
         self.objects: dict[str, StoredObject] = {}
         self.rows: dict[int, int] = {}
         self.done_bytes = 0
         self.done_rows = 0
-        self._threads = [
-            threading.Thread(target=self._run, name=f"tables-{n}", daemon=True)
-            for n in range(min(sessions, len(parts)))
-        ]
+        super().__init__(
+            self._read_all,
+            name="tables",
+            size=min(sessions, len(parts)),
+            interrupt=self._kill_sessions,
+        )
 
-    def __enter__(self) -> TableReader:
-        try:
-            for thread in self._threads:
-                thread.start()
-        except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
-            raise
-        return self
+    def _kill_sessions(self) -> None:
+        with self._lock:
+            sessions = list(self._open)
+        for session in sessions:
+            session.kill()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            while thread.ident is not None and thread.is_alive():
-                with self._lock:
-                    sessions = list(self._open)
-                for session in sessions:
-                    session.kill()
-                thread.join(_JOIN_S)
-
-    def check(self) -> None:
-        """Raise what made a session fail, if one did."""
-        if self._failure is not None:
-            raise self._failure
-
-    def wait(self, watch: Callable[[], None]) -> None:
-        """Wait until everything is read; ``watch`` is called some twenty times a second."""
-        for thread in self._threads:
-            while thread.is_alive():
-                thread.join(0.05)
-                watch()
-        self.check()
-
-    def _run(self) -> None:
+    def _read_all(self) -> None:
         seat = _Seat()
         try:
-            while not self._stop.is_set() and self._failure is None:
+            while not self.stopping.is_set():
                 with self._lock:
                     if not self._todo:
                         return
                     part, lock, copy = self._todo.popleft()
                 self._read(seat, part, lock, copy)
-        except BaseException as error:  # noqa: BLE001 - it is raised where the backup waits
-            if self._failure is None:
-                self._failure = error
         finally:
             self._clear(seat)
 
@@ -183,7 +148,7 @@ class TableReader:
                 if not error.transient or pause_s is None:
                     raise
                 log.warning("writing %s again: %s", part.object_name, error.message)
-                if self._stop.wait(pause_s):
+                if self.stopping.wait(pause_s):
                     raise
             else:
                 self._note(part, stored, counted.rows)

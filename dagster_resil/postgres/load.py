@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol
 
 import psycopg
@@ -22,6 +21,7 @@ from isal import igzip_lib, isal_zlib
 from psycopg import sql
 from psycopg.copy import LibpqWriter
 
+from dagster_resil.crew import Crew
 from dagster_resil.errors import VaultError
 from dagster_resil.postgres.archive import TableOfContents, codec
 from dagster_resil.postgres.connection import Connection, Endpoint
@@ -148,10 +148,10 @@ class Rows:
     open: Callable[[], AbstractContextManager[Iterator[bytes]]]
 
 
-class RowLoader:
+class RowLoader(Crew):
     """Connections that load parts of tables; started by entering it.
 
-    Leaving it by an exception cancels what runs.
+    Leaving it cancels what runs.
 
     :param encoding: the one that the rows are in, in PostgreSQL's words.
     :ivar done_bytes: how much of the objects was loaded so far.
@@ -167,72 +167,37 @@ class RowLoader:
         self._encoding = encoding
         self._todo = deque(parts)
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._failure: BaseException | None = None
         self._open: set[Connection] = set()
         self.done_bytes = 0
         self.done_rows = 0
         self.errors: list[str] = []
         self.damaged = False
-        self._threads = [
-            threading.Thread(target=self._run, name=f"load-{n}", daemon=True)
-            for n in range(min(jobs, len(parts)))
-        ]
+        super().__init__(
+            self._work_off, name="load", size=min(jobs, len(parts)), interrupt=self._cancel
+        )
 
-    def __enter__(self) -> RowLoader:
-        try:
-            for thread in self._threads:
-                thread.start()
-        except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
-            raise
-        return self
+    def _cancel(self) -> None:
+        with self._lock:
+            for connection in self._open:
+                with contextlib.suppress(Exception):
+                    connection.cancel_safe(timeout=5)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            while thread.ident is not None and thread.is_alive():
+    def _work_off(self) -> None:
+        with self._target.connect(
+            autocommit=True, application_name="dagster_resil load"
+        ) as connection:
+            with self._lock:
+                self._open.add(connection)
+            try:
+                self._load_all(connection)
+            finally:
                 with self._lock:
-                    for connection in self._open:
-                        with contextlib.suppress(Exception):
-                            connection.cancel_safe(timeout=5)
-                thread.join(0.2)
-
-    def wait(self, watch: Callable[[], None]) -> None:
-        """Wait until every part is loaded, or one could not be."""
-        for thread in self._threads:
-            while thread.is_alive():
-                thread.join(0.05)
-                watch()
-        if self._failure is not None:
-            raise self._failure
-
-    def _run(self) -> None:
-        try:
-            with self._target.connect(
-                autocommit=True, application_name="dagster_resil load"
-            ) as connection:
-                with self._lock:
-                    self._open.add(connection)
-                try:
-                    self._load_all(connection)
-                finally:
-                    with self._lock:
-                        self._open.discard(connection)
-        except BaseException as error:  # noqa: BLE001 - it is raised where the restore waits
-            self._stop.set()
-            if self._failure is None:
-                self._failure = error
+                    self._open.discard(connection)
 
     def _load_all(self, connection: Connection) -> None:
         settle(connection, lock_timeout_s=0)
         connection.execute(sql.SQL("SET client_encoding = {}").format(sql.Literal(self._encoding)))
-        while not self._stop.is_set():
+        while not self.stopping.is_set():
             with self._lock:
                 if not self._todo:
                     return
@@ -241,14 +206,14 @@ class RowLoader:
                 self._load(connection, part)
             except VaultError:
                 self.damaged = True
-                self._stop.set()
+                self.stopping.set()
             except (psycopg.Error, igzip_lib.IsalError, EOFError) as error:  # type: ignore[misc]
-                if not self._stop.is_set():
+                if not self.stopping.is_set():
                     with self._lock:
                         self.errors.append(
                             f"{'.'.join(part.table)} ({part.part}): {str(error).strip()}"
                         )
-                self._stop.set()
+                self.stopping.set()
 
     def _load(self, connection: Connection, part: Rows) -> None:
         statement = part.statement.encode(codec(self._encoding), "surrogateescape")
@@ -268,7 +233,7 @@ class RowLoader:
 
     def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
-            if self._stop.is_set():
+            if self.stopping.is_set():
                 raise EOFError("stopped")
             yield chunk
             with self._lock:
