@@ -26,30 +26,27 @@ class Dumper:
     snapshot: HeldSnapshot
     lock_timeout_s: float
 
-    def start_archive(
-        self, folder: Path, *, jobs: int, compress_level: int, without: Sequence[Relation] = ()
-    ) -> Child:
-        """Start dumping the database into a directory archive.
+    def start_archive(self, *, compress_level: int, without: Sequence[Relation] = ()) -> Child:
+        """Start dumping the database into a pipe, in the custom format.
 
         :param without: the tables whose rows are read by others.
         """
         return self._start(
-            "--format=directory",
-            f"--jobs={jobs}",
+            "--format=custom",
             f"--compress={compress_level}",
-            f"--file={folder}",
             *(
                 b"--exclude-table-data="
                 + pattern.encode(codec(self.snapshot.encoding), "surrogateescape")
                 for pattern in _patterns(without)
             ),
+            pipes=True,
         )
 
     def start_schema(self, file: Path) -> Child:
         """Start dumping the schema alone, as text to compare with."""
         return self._start(*SCHEMA_OPTIONS, f"--file={file}")
 
-    def _start(self, *options: str | bytes) -> Child:
+    def _start(self, *options: str | bytes, pipes: bool = False) -> Child:
         endpoint = self.snapshot.endpoint
         # A setting of the role or database must not change how things print: the zone of times
         # in defaults, the encoding (the database's own, so that nothing is converted).
@@ -70,6 +67,7 @@ class Dumper:
             ],
             env=env,
             name="pg_dump",
+            pipes=pipes,
         )
 
 

@@ -19,7 +19,7 @@ from dagster_resil.postgres.tables import Relation
 SMALL_TABLE_BYTES = 1 << 20
 """Up to this size a table is left to pg_dump, which does many small ones at little cost."""
 LEFT_BYTES = 256 << 20
-"""The most, in bytes of tables, that is left to pg_dump: it writes to the local disk first."""
+"""The most, in bytes of tables, that is left to pg_dump: it has one connection."""
 _MOST_PARTS = 9_999
 """Parts have four digits, so that their names sort as they follow."""
 

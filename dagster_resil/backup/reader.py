@@ -16,6 +16,7 @@ from isal import isal_zlib
 from psycopg import sql
 
 from dagster_resil.backup.copying import CopySession
+from dagster_resil.backup.keeping import PAUSES_S, Replayable, Store
 from dagster_resil.backup.parts import Part
 from dagster_resil.backup.snapshot import HeldSnapshot
 from dagster_resil.crew import Crew
@@ -26,15 +27,10 @@ from dagster_resil.vault.model import StoredObject
 
 log = logging.getLogger(__name__)
 
-Store = Callable[[str, Iterable[bytes]], StoredObject]
-"""Writes an object of the backup from its name and a stream."""
-
 _GZIP = 31
 """zlib's window bits for a gzip member."""
 _MOST_MEMORY = 9
 """ISA-L's own default for its buffers costs a third of its speed."""
-_PAUSES_S = (0.5, 2.0, 8.0)
-"""Between the attempts to write a part."""
 
 
 @dataclass
@@ -134,14 +130,14 @@ class TableReader(Crew):
 
     def _read(self, seat: _Seat, part: Part, lock: str, copy: str) -> None:
         """Read a part and write it."""
-        stream: _Replayable | None = None
-        for pause_s in (*_PAUSES_S, None):
+        stream: Replayable | None = None
+        for pause_s in (*PAUSES_S, None):
             if stream is None or not stream.is_whole:
                 if stream is not None:  # the session is in the midst of a COPY
                     self._clear(seat)
                 counted = _Counted(self._fill(seat).rows(lock, copy), self._count)
                 end = END_OF_DATA if part.is_last else b""
-                stream = _Replayable(compressed(counted, end, self._level), self._kept_bytes)
+                stream = Replayable(compressed(counted, end, self._level), self._kept_bytes)
             try:
                 stored = self._store(part.object_name, stream)
             except VaultError as error:
@@ -196,29 +192,4 @@ def compressed(chunks: Iterable[bytes], end: bytes, level: int) -> Iterator[byte
         yield deflate.compress(end) + deflate.flush()
 
 
-class _Replayable:
-    """A stream that can be read once more from its beginning while it fits in memory.
-
-    :ivar is_whole: whether it still does.
-    """
-
-    def __init__(self, chunks: Iterator[bytes], limit_bytes: int) -> None:
-        self._chunks = chunks
-        self._limit_bytes = limit_bytes
-        self._seen: list[bytes] = []
-        self._size = 0
-        self.is_whole = True
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._seen
-        for chunk in self._chunks:
-            self._size += len(chunk)
-            if self.is_whole and self._size > self._limit_bytes:
-                self.is_whole = False
-                self._seen = []
-            if self.is_whole:
-                self._seen.append(chunk)
-            yield chunk
-
-
-__all__ = ["END_OF_DATA", "Store", "TableReader", "compressed"]
+__all__ = ["END_OF_DATA", "TableReader", "compressed"]

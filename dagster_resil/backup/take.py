@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,13 +14,14 @@ from pathlib import Path
 from typing import Literal
 
 import dagster_resil
+from dagster_resil.backup.archive import ArchiveReader
 from dagster_resil.backup.definitions import read_state
 from dagster_resil.backup.dump import Dumper, judge
 from dagster_resil.backup.expectations import ExpectationReader
 from dagster_resil.backup.globals import read_globals
 from dagster_resil.backup.instructions import restore_readme, restore_script
 from dagster_resil.backup.parts import Part, cut, data_file, restore_statement, to_read_in_parts
-from dagster_resil.backup.reader import END_OF_DATA, TableReader
+from dagster_resil.backup.reader import TableReader
 from dagster_resil.backup.snapshot import HeldSnapshot, SnapshotRaced, hold_snapshot
 from dagster_resil.errors import (
     BackupFailed,
@@ -31,13 +30,13 @@ from dagster_resil.errors import (
     SourceChanged,
     VaultError,
 )
-from dagster_resil.postgres.archive import TableOfContents, read_contents, sequence_value
+from dagster_resil.postgres.archive import TableOfContents, sequence_value
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.identity import database_bytes, read_identity
 from dagster_resil.postgres.inventory import SequenceValue, read_sequences
 from dagster_resil.postgres.programs import Programs, client_for
 from dagster_resil.postgres.scratch import sweep
-from dagster_resil.postgres.tables import FingerprintForm, Relation, default_form
+from dagster_resil.postgres.tables import Content, FingerprintForm, Relation, default_form
 from dagster_resil.process import DAY_S, Child
 from dagster_resil.progress import Progress, Step, silent
 from dagster_resil.vault.backups import Backups, new_backup_id
@@ -69,16 +68,9 @@ _FORMS: dict[Comparison, FingerprintForm] = {"counts": "none", "contents": "hash
 
 PART_BYTES = 64 << 20
 _SMALLEST_PART_BYTES = 1 << 20
-_CHUNK_BYTES = 1 << 20
-_COPY_END_LINES = END_OF_DATA.count(b"\n")
 _CROWD_TABLES = 1_000
-"""Above so many, dumps follow one another, on one connection each: every one of them locks every
-table, and a server has room for some 15,000 locks, unless it is told otherwise."""
-_KEEPERS = 16
-"""Small objects cost waiting, for a disk's sync or a network's answer, not work."""
-_ALONE_TABLES = 200
-_ALONE_BYTES = 32 << 20
-"""What pg_dump has to do alone, up to which one connection is enough for it."""
+"""Above so many, dumps follow one another: each of them locks every table, and a server has room
+for some 15,000 locks, unless it is told otherwise."""
 LARGE_OBJECTS = ("pg_catalog", "pg_largeobject")
 _TOLD = ("jobs", "lock_timeout_s", "compare", "part_bytes", "compress_level", "grace_s")
 """The settings that shape a backup, which its manifest tells."""
@@ -120,10 +112,7 @@ class BackupSettings:
 class _Taken:
     """What one attempt has read; the source is no longer needed.
 
-    :param files: data file in the local archive → the (schema, name) of its table.
-    :param counted: the tables whose data is all their rows: not those of extensions, whose rows
-        come with the extension.
-    :param parts: table → the names of the objects that hold its rows, where they are written.
+    :param contents: the archive's table of contents.
     :param objects: what is in the vault already.
     """
 
@@ -135,9 +124,6 @@ class _Taken:
     database_bytes: int
     form: FingerprintForm
     contents: TableOfContents
-    files: dict[str, tuple[str, str]]
-    counted: frozenset[tuple[str, str]]
-    parts: dict[tuple[str, str], tuple[str, ...]]
     objects: tuple[StoredObject, ...]
 
 
@@ -192,7 +178,7 @@ def take_backup(
                     "dump": round(dumped_s, 3),
                     "total": round(time.monotonic() - begun, 3),
                 },
-                tables=_with_parts(taken),
+                tables=taken.tables,
                 objects=tuple(objects),
                 database_bytes=taken.database_bytes,
                 expectations=Expectations(
@@ -222,10 +208,6 @@ class _Attempt:
     programs: Programs
     settings: BackupSettings
     folder: Path
-
-    @property
-    def archive(self) -> Path:
-        return self.folder / "archive"
 
     @property
     def schema(self) -> Path:
@@ -324,19 +306,11 @@ def _take(
                     raise
         except SnapshotRaced as race:
             log.warning("a new snapshot is needed: %s (attempt %d)", race, number)
-            _clear(attempt.archive)
             last = str(race)
     raise BackupFailed(
         f"the schema of {attempt.source.describe()} kept changing under the snapshot, last: {last}",
         hint="wait for the migration to end, or allow more attempts",
     )
-
-
-def _clear(archive: Path) -> None:
-    if archive.exists():
-        for file in archive.iterdir():
-            file.unlink()
-        archive.rmdir()
 
 
 def _check_same_source(
@@ -368,7 +342,8 @@ def _read(
     progress: Progress,
 ) -> _Taken:
     settings = attempt.settings
-    archive, schema = attempt.archive, attempt.schema
+    schema = attempt.schema
+    store = partial(attempt.backups.put_object, backup_id)
     holder = snapshot.connection
     form = _FORMS[settings.compare]
     if form == "hash":
@@ -398,7 +373,7 @@ def _read(
             parts,
             sessions=settings.jobs,
             level=min(settings.compress_level, _SLOWEST),
-            store=partial(attempt.backups.put_object, backup_id),
+            store=store,
             kept_bytes=settings.part_bytes,
         ) as tables,
     ):
@@ -428,15 +403,19 @@ def _read(
 
         if crowded:
             ended(schema_dump)
-        with dumper.start_archive(
-            archive,
-            jobs=1 if crowded else _jobs_alone(snapshot.tables, in_parts, settings.jobs),
-            compress_level=settings.compress_level,
-            without=in_parts,
-        ) as dump:
+        with (
+            dumper.start_archive(compress_level=settings.compress_level, without=in_parts) as dump,
+            ArchiveReader(
+                dump,
+                where=where,
+                encoding=snapshot.encoding,
+                store=store,
+                store_many=partial(attempt.backups.put_objects, backup_id),
+            ) as archive,
+        ):
             if not crowded:
                 ended(schema_dump)
-            ended(dump)
+            archive.wait(watch)
         inventory, large_objects = expectations.wait_for_schema(watch)
         sequences_after = read_sequences(holder)
         # What no lock holds still, functions for one, must be as it was when all of it was read.
@@ -452,8 +431,14 @@ def _read(
         watch()  # tell the whole of it
         snapshot.assert_held()
         contents = expectations.contents
+        read = archive.rows
 
-    toc = read_contents((archive / "toc.dat").read_bytes(), snapshot.encoding)
+    for relation in in_parts:
+        read[relation.schema, relation.name] = tables.rows[relation.oid]
+    for relation in snapshot.tables:
+        if relation.extension is None:  # the rows of an extension's tables come with it
+            _check_rows(relation, read, contents)
+    places = _places(archive, parts)
     found = [
         Table(
             schema=relation.schema,
@@ -461,6 +446,7 @@ def _read(
             rows=contents[relation.oid].rows,
             fingerprint=contents[relation.oid].fingerprint,
             bytes=relation.bytes,
+            parts=places.get((relation.schema, relation.name), ()),
         )
         for relation in snapshot.tables
         if relation.readable
@@ -476,28 +462,13 @@ def _read(
                 bytes=large_objects.bytes,
             )
         )
-    files = _data_files(toc)
-    toc = toc.with_table_data(
-        {table.oid: (restore_statement(table, holder), data_file(table)) for table in in_parts}
-    )
-    have = {*files.values(), *((table.schema, table.name) for table in in_parts)}
-    for relation in snapshot.tables:
-        if relation.extension is None and (relation.schema, relation.name) not in have:
-            raise BackupFailed(
-                f"pg_dump left out the data of table {relation.schema}.{relation.name}",
-                hint=_REPORT_HINT,
-            )
-    for relation in in_parts:
-        _check_rows(
-            (relation.schema, relation.name), tables.rows[relation.oid], contents[relation.oid].rows
-        )
     return _Taken(
         source=identity,
         snapshot=Snapshot(id=snapshot.id, lsn=snapshot.lsn, taken_at=snapshot.taken_at),
         tables=tuple(found),
         expected=Expected(
             inventory=inventory,
-            sequences=_sequences(toc, sequences_before, sequences_after),
+            sequences=_sequences(archive.contents, sequences_before, sequences_after),
             large_objects=large_objects,
             unreadable_tables=tuple(
                 f"{t.schema}.{t.name}" for t in snapshot.tables if not t.readable
@@ -506,37 +477,46 @@ def _read(
         globals_sql=globals_sql,
         database_bytes=database_bytes(holder),
         form=form,
-        contents=toc,
-        files=files,
-        counted=frozenset((t.schema, t.name) for t in snapshot.tables if t.extension is None),
-        parts=_names(parts),
-        objects=tuple(tables.objects.values()),
+        contents=archive.contents.with_table_data(
+            {table.oid: (restore_statement(table, holder), data_file(table)) for table in in_parts}
+        ),
+        objects=(*archive.objects.values(), *tables.objects.values()),
     )
 
 
 _REPORT_HINT = "this should not happen: please report it with the versions of server and pg_dump"
 
 
-def _jobs_alone(tables: Sequence[Relation], in_parts: Sequence[Relation], jobs: int) -> int:
-    """Return how many connections pg_dump gets for what is left to it."""
-    count = len(tables) - len(in_parts)
-    size = sum(table.bytes for table in tables) - sum(table.bytes for table in in_parts)
-    return jobs if count > _ALONE_TABLES or size > _ALONE_BYTES else 1
-
-
-def _names(parts: Sequence[Part]) -> dict[tuple[str, str], tuple[str, ...]]:
-    names: dict[tuple[str, str], tuple[str, ...]] = {}
+def _places(
+    archive: ArchiveReader, parts: Sequence[Part]
+) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Return the names of the objects that hold each table's rows."""
+    places: dict[tuple[str, str], tuple[str, ...]] = {
+        table: (name,) for table, name in archive.parts.items()
+    }
     for part in parts:
         key = (part.table.schema, part.table.name)
-        names[key] = (*names.get(key, ()), part.object_name)
-    return names
+        places[key] = (*places.get(key, ()), part.object_name)
+    return places
 
 
-def _check_rows(table: tuple[str, str], read: int, counted: int) -> None:
-    """Compare what the reader counted with what the snapshot says by a query of its own."""
-    if read != counted:
+def _check_rows(
+    table: Relation, read: Mapping[tuple[str, str], int], contents: Mapping[int, Content]
+) -> None:
+    """Compare what was counted of the rows that were read with what a query of its own says.
+
+    :raises BackupFailed: they differ.
+    """
+    found = read.get((table.schema, table.name))
+    if found is None:
         raise BackupFailed(
-            f"the dump of table {'.'.join(table)} has {read:,} rows, the snapshot {counted:,}",
+            f"pg_dump left out the data of table {table.schema}.{table.name}", hint=_REPORT_HINT
+        )
+    counted = contents[table.oid].rows
+    if found != counted:
+        raise BackupFailed(
+            f"the dump of table {table.schema}.{table.name} has {found:,} rows, the snapshot "
+            f"{counted:,}",
             hint=_REPORT_HINT,
         )
 
@@ -548,14 +528,6 @@ def _settled_text(file: Path) -> list[bytes]:
         for line in file.read_bytes().split(b"\n")
         if not line.startswith((b"\\restrict ", b"\\unrestrict "))
     ]
-
-
-def _data_files(toc: TableOfContents) -> dict[str, tuple[str, str]]:
-    files = {}
-    for entry in toc.of_kind("TABLE DATA"):
-        if entry.file_name and entry.schema is not None:
-            files[entry.file_name + ".gz"] = (entry.schema, entry.tag)
-    return files
 
 
 def _sequences(
@@ -588,85 +560,30 @@ def _sequences(
     return tuple(states)
 
 
-def _with_parts(taken: _Taken) -> tuple[Table, ...]:
-    parts = dict(taken.parts)
-    for file, key in taken.files.items():
-        parts[key] = (*parts.get(key, ()), f"archive/{file}")
-    return tuple(
-        table.model_copy(update={"parts": parts.get((table.schema_, table.name), ())})
-        for table in taken.tables
-    )
-
-
-class _LineCounter:
-    """Counts a data file's rows as its bytes go by: COPY ends each with exactly one newline."""
-
-    def __init__(self) -> None:
-        self._inflate = zlib.decompressobj(wbits=31)
-        self.lines = 0
-
-    def feed(self, chunk: bytes) -> None:
-        data = chunk
-        while data:
-            # In pieces: of compressed zeros a megabyte holds a gigabyte.
-            self.lines += self._inflate.decompress(data, _CHUNK_BYTES).count(b"\n")
-            if self._inflate.eof:
-                data = self._inflate.unused_data
-                self._inflate = zlib.decompressobj(wbits=31)
-            else:
-                data = self._inflate.unconsumed_tail
-
-    @property
-    def rows(self) -> int:
-        return self.lines - _COPY_END_LINES
-
-
-def _chunks(file: Path, counter: _LineCounter | None = None) -> Iterator[bytes]:
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            if counter is not None:
-                counter.feed(chunk)
-            yield chunk
-
-
 def _keep(
     attempt: _Attempt, backup_id: str, taken: _Taken, progress: Progress
 ) -> list[StoredObject]:
     """Write every object of the backup that is not in the vault yet, but the manifest."""
-    backups, archive = attempt.backups, attempt.archive
-    rows = {(table.schema_, table.name): table.rows for table in taken.tables}
-    (archive / "toc.dat").write_bytes(taken.contents.to_bytes())
-    total = sum(file.stat().st_size for file in archive.iterdir())
-    done = 0
-
-    def put_file(file: Path) -> StoredObject:
-        nonlocal done
-        table = taken.files.get(file.name)
-        counter = _LineCounter() if table in taken.counted else None
-        stored = backups.put_object(backup_id, f"archive/{file.name}", _chunks(file, counter))
-        if counter is not None and table is not None:
-            _check_rows(table, counter.rows, rows[table])
-        done += stored.size
-        progress(Step("keeping", done, total, "bytes"))
-        return stored
-
-    files = sorted(archive.iterdir())
-    with ThreadPoolExecutor(_KEEPERS, thread_name_prefix="keep") as pool:
-        objects = [*taken.objects, *pool.map(put_file, files)]
     texts = {
-        "globals.sql": taken.globals_sql,
+        "archive/toc.dat": taken.contents.to_bytes(),
+        "globals.sql": taken.globals_sql.encode(),
         "RESTORE.md": restore_readme(
             backup_id,
             taken.source,
             rows=sum(t.rows for t in taken.tables if t.kind == "table"),
             taken_at=format_time(taken.snapshot.taken_at),
-        ),
-        "restore.sh": restore_script(),
-        INVENTORY_OBJECT: taken.expected.model_dump_json(by_alias=True, indent=1),
+        ).encode(),
+        "restore.sh": restore_script().encode(),
+        INVENTORY_OBJECT: taken.expected.model_dump_json(by_alias=True, indent=1).encode(),
+        SCHEMA_OBJECT: attempt.schema.read_bytes(),
     }
+    total = sum(map(len, texts.values()))
+    objects = list(taken.objects)
+    done = 0
     for relative, text in texts.items():
-        objects.append(backups.put_object(backup_id, relative, [text.encode()]))
-    objects.append(backups.put_object(backup_id, SCHEMA_OBJECT, _chunks(attempt.schema)))
+        objects.append(attempt.backups.put_object(backup_id, relative, [text]))
+        done += len(text)
+        progress(Step("keeping", done, total, "bytes"))
     return sorted(objects, key=lambda item: item.name)
 
 

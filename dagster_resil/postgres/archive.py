@@ -2,14 +2,16 @@
 
 The format is that of PostgreSQL's pg_backup_archiver.c, versions 1.14 (servers 12 to 15),
 1.15 (16) and 1.16 (17 and later). An integer is a sign byte and its bytes, low first; a string is
-its length as an integer (-1: none) and its bytes.
+its length as an integer (-1: none) and its bytes. The custom format begins with the same, where
+only two things are other: the format's number, and behind each entry the offset of its data instead
+of the name of the file that holds it.
 """
 
 from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
@@ -17,7 +19,9 @@ from dagster_resil.errors import ResilError
 
 _OLDEST = (1, 14)
 _NEWEST = (1, 16)
-_TOO_EARLY = "the archive's toc.dat ends too early"
+_FORMAT_AT = 10
+"""Where the format's number is: behind the magic word, the version and two sizes."""
+_CUSTOM = (1,)
 _DIRECTORY = (3, 5)
 """pg_dump writes the number of the tar format there, for a directory that was untarred."""
 
@@ -189,34 +193,70 @@ def codec(encoding: str) -> str:
     return name
 
 
-class _Reader:
-    def __init__(self, data: bytes, encoding: str) -> None:
+class Reader:
+    """Reads the parts that an archive is made of.
+
+    :param more: returns what follows ``data``, nothing at the end.
+    :ivar data: what is known of the archive.
+    :ivar at: how much of it was read.
+    :raises ArchiveUnreadable: by every method: the archive ends too early, or is none.
+    """
+
+    def __init__(
+        self, data: bytes, encoding: str, *, more: Callable[[], bytes] = lambda: b""
+    ) -> None:
+        self.encoding = encoding
         self.codec = codec(encoding)
         self.data = data
         self.at = 0
         self.int_size = 4
+        self.offset_size = 8
+        self._more = more
+
+    def _read_on(self, end: int) -> None:
+        while end > len(self.data):
+            piece = self._more()
+            if not piece:
+                raise ArchiveUnreadable("the archive ends too early")
+            self.data += piece
+
+    def forget(self) -> None:
+        """Let go of what was read."""
+        self.data = self.data[self.at :]
+        self.at = 0
+
+    def ends(self) -> bool:
+        """Return whether nothing follows."""
+        if self.at == len(self.data):
+            self.data += self._more()
+        return self.at == len(self.data)
 
     def take(self, count: int) -> bytes:
-        part = self.data[self.at : self.at + count]
-        if len(part) != count:
-            raise ArchiveUnreadable(_TOO_EARLY)
-        self.at += count
+        """Return the next bytes."""
+        end = self.at + count
+        if end > len(self.data):
+            self._read_on(end)
+        part = self.data[self.at : end]
+        self.at = end
         return part
 
     def byte(self) -> int:
+        """Return the next byte."""
         return self.take(1)[0]
 
     def integer(self) -> int:
+        """Return the next integer."""
         # Not by way of take(): an archive of many tables has a million of these.
         begin = self.at + 1
         end = begin + self.int_size
         if end > len(self.data):
-            raise ArchiveUnreadable(_TOO_EARLY)
+            self._read_on(end)
         self.at = end
         value = int.from_bytes(self.data[begin:end], "little")
         return -value if self.data[begin - 1] else value
 
     def string(self) -> str | None:
+        """Return the next text; None stands for none."""
         length = self.integer()
         if length < 0:
             return None
@@ -228,6 +268,7 @@ class _Reader:
             ) from None
 
     def oid(self) -> int:
+        """Return the next number that is written as text."""
         text = self.string() or "0"
         if not re.fullmatch("[0-9]{1,10}", text):
             raise ArchiveUnreadable(f"the archive's toc.dat has {text[:20]!r} for an OID")
@@ -258,7 +299,33 @@ def read_contents(data: bytes, encoding: str = "UTF8") -> TableOfContents:
     :param encoding: the database's, in PostgreSQL's words; names are written in it.
     :raises ArchiveUnreadable: it can't be read to its last byte.
     """
-    reader = _Reader(data, encoding)
+    reader = Reader(data, encoding)
+    header = _read_header(reader, "directory", _DIRECTORY)
+    entries = tuple(_read_entry(reader, header.version) for _ in range(reader.integer()))
+    if reader.at != len(data):
+        raise ArchiveUnreadable("the archive's toc.dat has bytes behind its end")
+    return replace(header, entries=entries)
+
+
+def read_custom_contents(reader: Reader) -> TableOfContents:
+    """Read what an archive of the custom format begins with, as a directory archive's.
+
+    Each entry's data gets the file's name that pg_dump would have given it.
+
+    :raises ArchiveUnreadable: it can't be read.
+    """
+    contents = _read_header(reader, "custom", _CUSTOM)
+    header = bytearray(contents.header)
+    header[_FORMAT_AT] = _DIRECTORY[0]
+    entries = tuple(_read_custom_entry(reader, contents.version) for _ in range(reader.integer()))
+    return replace(contents, header=bytes(header), entries=entries)
+
+
+def _read_header(reader: Reader, name: str, numbers: Collection[int]) -> TableOfContents:
+    """Read all that comes before the entries.
+
+    :param name: the format that it has to be of, and ``numbers`` those that stand for it.
+    """
     if reader.take(5) != b"PGDMP":
         raise ArchiveUnreadable("the archive's toc.dat does not begin as one")
     version = (reader.byte(), reader.byte())
@@ -269,38 +336,57 @@ def read_contents(data: bytes, encoding: str = "UTF8") -> TableOfContents:
             hint="upgrade dagster_resil",
         )
     reader.int_size = reader.byte()
+    reader.offset_size = reader.byte()
     if not 1 <= reader.int_size <= 32:  # as pg_restore has it
         raise ArchiveUnreadable(f"the archive's integers can't have {reader.int_size} bytes")
-    reader.byte()  # the size of offsets
-    if reader.byte() not in _DIRECTORY:
-        raise ArchiveUnreadable("the archive is not in the directory format")
+    if reader.byte() not in numbers:
+        raise ArchiveUnreadable(f"the archive is not in the {name} format")
     if version >= (1, 15):
         reader.byte()  # the compression's name, one byte
     else:
         reader.integer()  # its level
     for _ in range(7):
         reader.integer()  # the date
-    database = reader.string() or ""
-    server_version = reader.string() or ""
-    dump_version = reader.string() or ""
-    header = data[: reader.at]
-    entries = tuple(_read_entry(reader, version) for _ in range(reader.integer()))
-    if reader.at != len(data):
-        raise ArchiveUnreadable("the archive's toc.dat has bytes behind its end")
     return TableOfContents(
-        database,
-        server_version,
-        dump_version,
-        entries,
+        database=reader.string() or "",
+        server_version=reader.string() or "",
+        dump_version=reader.string() or "",
+        entries=(),
         version=version,
-        encoding=encoding,
+        encoding=reader.encoding,
         int_size=reader.int_size,
-        header=header,
+        header=reader.data[: reader.at],
     )
 
 
-def _read_entry(reader: _Reader, version: tuple[int, int]) -> Entry:
+def _read_entry(reader: Reader, version: tuple[int, int]) -> Entry:
     began = reader.at
+    entry = _read_definition(reader, version)
+    file_name = reader.string()
+    return replace(entry, file_name=file_name or None, raw=reader.data[began : reader.at])
+
+
+def _read_custom_entry(reader: Reader, version: tuple[int, int]) -> Entry:
+    began = reader.at
+    entry = _read_definition(reader, version)
+    definition = reader.data[began : reader.at]
+    reader.take(1 + reader.offset_size)
+    file_name = data_file(entry, version) if entry.had_dumper else None
+    writer = _Writer(reader.encoding, reader.int_size)
+    writer.parts.append(definition)
+    writer.string(file_name or "")
+    return replace(entry, file_name=file_name, raw=b"".join(writer.parts))
+
+
+def data_file(entry: Entry, version: tuple[int, int]) -> str:
+    """Return the name that pg_dump gives a file of data, without ".gz"."""
+    if entry.kind != "BLOBS":
+        return f"{entry.dump_id}.dat"
+    return f"blobs_{entry.dump_id}.toc" if version >= (1, 16) else "blobs.toc"
+
+
+def _read_definition(reader: Reader, version: tuple[int, int]) -> Entry:
+    """Read what an entry has in every format."""
     dump_id = reader.integer()
     had_dumper = reader.integer()
     table_oid = reader.oid()
@@ -320,7 +406,6 @@ def _read_entry(reader: _Reader, version: tuple[int, int]) -> Entry:
     dependencies = []
     while (dependency := reader.string()) is not None:
         dependencies.append(dependency)
-    file_name = reader.string()
     return Entry(
         dump_id,
         had_dumper,
@@ -339,8 +424,6 @@ def _read_entry(reader: _Reader, version: tuple[int, int]) -> Entry:
         owner,
         with_oids,
         tuple(dependencies),
-        file_name or None,
-        raw=reader.data[began : reader.at],
     )
 
 
