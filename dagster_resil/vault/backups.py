@@ -176,6 +176,14 @@ class Backups:
         stored = self.vault.put(folder(backup_id) + name, chunks)
         return stored.model_copy(update={"name": name})
 
+    def put_objects(
+        self, backup_id: str, items: Iterable[tuple[str, Iterable[bytes]]]
+    ) -> Iterator[StoredObject]:
+        """Write some small objects of a backup, and yield each as soon as it is written."""
+        place = folder(backup_id)
+        for stored in self.vault.put_many((place + name, chunks) for name, chunks in items):
+            yield stored.model_copy(update={"name": stored.name.removeprefix(place)})
+
     def open_object(self, backup_id: str, name: str) -> AbstractContextManager[Iterator[bytes]]:
         """Read an object of a backup as a stream of chunks."""
         return self.vault.open(folder(backup_id) + name)

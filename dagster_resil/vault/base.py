@@ -30,6 +30,18 @@ class Vault(ABC):
         :raises VaultError: the vault is full, read-only, out of reach…
         """
 
+    def put_many(self, items: Iterable[tuple[str, Iterable[bytes]]]) -> Iterator[StoredObject]:
+        """Write some small objects, and yield each as soon as it is written.
+
+        A vault for which several together cost less than each by itself overrides this.
+
+        :param items: their names and what is in them.
+        :raises ObjectExists: one is there; those that were not yielded may not be.
+        :raises VaultError: as for :meth:`put`.
+        """
+        for name, chunks in items:
+            yield self.put(name, chunks)
+
     @abstractmethod
     def open(self, name: str) -> AbstractContextManager[Iterator[bytes]]:
         """Read an object as a stream of chunks.

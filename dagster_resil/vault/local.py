@@ -10,8 +10,10 @@ import os
 import secrets
 import stat
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from dagster_resil.errors import (
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 
 _INCOMING = ".incoming"
 """Where an object is until it is whole. It is in the vault, so that a link can name it."""
+_SWEEP_S = 60
+"""Between looks for what killed writers left there."""
 _CHUNK_BYTES = 1 << 20
 _FILE_MODE = 0o640
 """With the umask: a group may be let in to read, the world never."""
@@ -63,6 +67,17 @@ would be given it again, and would lose it by closing the file a second time."""
 _ours_lock = threading.Lock()
 
 
+@dataclass(frozen=True)
+class _Incoming:
+    """An object that is written and has no name yet."""
+
+    name: str
+    target: Path
+    descriptor: int
+    temporary: Path
+    sums: Checksums
+
+
 class LocalVault(Vault):
     """Objects are files; the write-once promise is the file system's.
 
@@ -77,6 +92,7 @@ class LocalVault(Vault):
         self.path = path
         self.url = path.as_uri()
         self._folders = _FolderSync()
+        self._next_sweep = 0.0
 
     def _file(self, name: str) -> Path:
         check_name(name)
@@ -99,31 +115,67 @@ class LocalVault(Vault):
 
     def put(self, name: str, chunks: Iterable[bytes]) -> StoredObject:
         """Write a new object durably, or leave nothing."""
+        [stored] = self._put_all([(name, chunks)])
+        return stored
+
+    def put_many(self, items: Iterable[tuple[str, Iterable[bytes]]]) -> Iterator[StoredObject]:
+        """Write some small objects durably, all or none: they share the waits for the disk."""
+        yield from self._put_all(items)
+
+    def _put_all(self, items: Iterable[tuple[str, Iterable[bytes]]]) -> list[StoredObject]:
+        with ExitStack() as temporaries:
+            incoming = [self._receive(name, chunks, temporaries) for name, chunks in items]
+            for each in incoming:
+                with self._telling(f"write {each.name}"):
+                    os.fsync(each.descriptor)
+            self._publish(incoming)
+        return [
+            StoredObject(
+                name=each.name,
+                size=each.sums.size,
+                crc32c=each.sums.crc32c,
+                sha256=each.sums.sha256,
+            )
+            for each in incoming
+        ]
+
+    def _receive(self, name: str, chunks: Iterable[bytes], temporaries: ExitStack) -> _Incoming:
+        """Write an object to a temporary file."""
         target = self._file(name)
         what = f"write {name}"
         with self._telling(what):
             if _is_there(target):  # known before gigabytes are written for nothing
                 raise self._exists(name)
+        descriptor, path = temporaries.enter_context(self._temporary(what))
         sums = Checksums()
-        with self._temporary(what) as (descriptor, temporary):
-            # What reading the caller's stream raises is not the vault's failure.
-            for chunk in chunks:
-                sums.update(chunk)
-                with self._telling(what):
-                    _write_all(descriptor, chunk)
+        # What reading the caller's stream raises is not the vault's failure.
+        for chunk in chunks:
+            sums.update(chunk)
             with self._telling(what):
-                os.fsync(descriptor)
-                self._make_folder(target.parent)
-                try:
-                    self._link(temporary, target, what)
-                except FileExistsError:
-                    raise self._exists(name) from None
-                try:
-                    self._folders.sync(target.parent)
-                except OSError:
-                    target.unlink()
-                    raise
-        return StoredObject(name=name, size=sums.size, crc32c=sums.crc32c, sha256=sums.sha256)
+                _write_all(descriptor, chunk)
+        return _Incoming(name, target, descriptor, path, sums)
+
+    def _publish(self, incoming: Sequence[_Incoming]) -> None:
+        """Give objects their names, all or none."""
+        linked: list[Path] = []
+        try:
+            for each in incoming:
+                what = f"write {each.name}"
+                with self._telling(what):
+                    self._make_folder(each.target.parent)
+                    try:
+                        self._link(each.temporary, each.target, what)
+                    except FileExistsError:
+                        raise self._exists(each.name) from None
+                linked.append(each.target)
+            for folder in dict.fromkeys(file.parent for file in linked):
+                with self._telling(f"write into {folder.relative_to(self.path)}"):
+                    self._folders.sync(folder)
+        except BaseException:
+            for file in linked:
+                with contextlib.suppress(OSError):
+                    file.unlink()
+            raise
 
     def _link(self, temporary: Path, target: Path, what: str) -> None:
         try:
@@ -144,7 +196,9 @@ class LocalVault(Vault):
         incoming = self.path / _INCOMING
         with self._telling(what):
             self._make_folder(incoming)
-            _sweep(incoming)
+            if time.monotonic() >= self._next_sweep:
+                self._next_sweep = time.monotonic() + _SWEEP_S
+                _sweep(incoming)
             descriptor, temporary = _new_locked_file(incoming)
         try:
             yield descriptor, temporary
@@ -293,6 +347,7 @@ class LocalVault(Vault):
                     _check_folder(self.path / each / part)
         if not _is_there(self.path):
             return
+        self._next_sweep = 0.0
         with self._temporary("write") as (descriptor, temporary), self._telling("write"):
             _write_all(descriptor, b"resil")
             os.fsync(descriptor)

@@ -30,16 +30,19 @@ class FailingVault(LocalVault):
         self._reading = reading
 
     def put(self, name: str, chunks: Iterable[bytes]) -> StoredObject:
-        def broken() -> Iterator[bytes]:
-            error = self._writing(name)
-            for chunk in chunks:
-                yield chunk
-                if error is not None:
-                    raise error
+        return super().put(name, self._broken(name, chunks))
+
+    def put_many(self, items: Iterable[tuple[str, Iterable[bytes]]]) -> Iterator[StoredObject]:
+        return super().put_many((name, self._broken(name, chunks)) for name, chunks in items)
+
+    def _broken(self, name: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        error = self._writing(name)
+        for chunk in chunks:
+            yield chunk
             if error is not None:
                 raise error
-
-        return super().put(name, broken())
+        if error is not None:
+            raise error
 
     @contextmanager
     def open(self, name: str) -> Iterator[Iterator[bytes]]:

@@ -202,7 +202,7 @@ def test_a_check_sweeps_too(vault: LocalVault) -> None:
 def test_a_live_writer_is_never_swept(vault: LocalVault) -> None:
     writer = Writer(vault, "a/b", "x")
     for number in range(20):
-        vault.put(f"c/{number}", [b""])
+        LocalVault(vault.path).put(f"c/{number}", [b""])
 
     assert writer.finish() == "written"
     assert vault.read("a/b") == b"xx"
