@@ -501,6 +501,12 @@ def slot_name(instance: Instance) -> str:
     return f"replica_{instance.uid}"
 
 
+def place_file(file: Path) -> None:
+    """Make an empty file in a cluster, as PostgreSQL's signals are."""
+    file.touch(mode=0o600)
+    hand_over(file)
+
+
 def copy_files(source: Path, target: Path) -> None:
     """Copy a cluster's files with their owners and modes.
 

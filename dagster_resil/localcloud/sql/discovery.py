@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -198,6 +198,11 @@ def parse_time(text: str) -> datetime:
 def format_time(when: datetime) -> str:
     """Return a time as the Admin API writes it: UTC, milliseconds."""
     return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{when.microsecond // 1000:03d}Z"
+
+
+def format_time_up(when: datetime) -> str:
+    """Return the first time at or after another one that has no more than milliseconds."""
+    return format_time(when + timedelta(microseconds=-when.microsecond % 1000))
 
 
 @lru_cache(maxsize=1)

@@ -263,7 +263,7 @@ class Instances:
                 settings=settings_of(settings, replica=True),
                 clock=primary.clock,
                 instanceType="READ_REPLICA_INSTANCE",
-                masterInstanceName=primary.name,
+                masterInstanceName=f"{project}:{primary.name}",
                 **{key: given[key] for key in _SETTABLE if key in given},
             )
         )

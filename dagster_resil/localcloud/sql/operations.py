@@ -87,6 +87,16 @@ class Operations:
     def close(self) -> None:
         """End what is under way; it is DONE with an error."""
         self._ending.set()
+        self._join()
+
+    def cancel_all(self) -> None:
+        """Cancel whatever is under way, of whatever kind, and wait for its end."""
+        with self._lock:
+            for running in self._running.values():
+                running.cancelled.set()
+        self._join()
+
+    def _join(self) -> None:
         with self._lock:
             threads = [each for each in self._threads if each.is_alive()]
         for thread in threads:

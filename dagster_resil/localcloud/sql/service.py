@@ -20,7 +20,9 @@ from dagster_resil.localcloud.identities import Identities
 from dagster_resil.localcloud.protocol import Answer, ApiError, Request, Route, invalid, not_done
 from dagster_resil.localcloud.sql.access import Access
 from dagster_resil.localcloud.sql.archive import Archive
+from dagster_resil.localcloud.sql.backups import Backups
 from dagster_resil.localcloud.sql.clock import Clock
+from dagster_resil.localcloud.sql.clones import Clones
 from dagster_resil.localcloud.sql.clusters import Clusters
 from dagster_resil.localcloud.sql.databases import Databases, Users
 from dagster_resil.localcloud.sql.discovery import (
@@ -34,7 +36,9 @@ from dagster_resil.localcloud.sql.errors import malformed
 from dagster_resil.localcloud.sql.instances import Instances
 from dagster_resil.localcloud.sql.operations import Operations
 from dagster_resil.localcloud.sql.outages import Outages
+from dagster_resil.localcloud.sql.replicas import Replicas
 from dagster_resil.localcloud.sql.store import Instance, Store
+from dagster_resil.localcloud.sql.transfers import Transfers
 from dagster_resil.localcloud.storage.resources import selected
 
 log = logging.getLogger(__name__)
@@ -66,7 +70,7 @@ class SqlService:
         self._clusters = Clusters(folder, self._store)
         archive = Archive(self._store, self._clusters)
         self._outages = Outages(self._store, self._clusters, switch)
-        instances = Instances(
+        instances = self._instances = Instances(
             self._store,
             self._access,
             self._operations,
@@ -75,15 +79,27 @@ class SqlService:
             identities,
             self._outages,
         )
+        parts = (self._store, self._access, self._operations, self._clusters)
+        self._backups = Backups(*parts, archive, instances)
+        self._transfers = Transfers(*parts[1:], identities)
+        replicas = Replicas(*parts, instances, self._outages)
+        instances.create_replica = replicas.create
         self._handlers: dict[str, Handler] = {
             **self._operations.handlers(),
             **instances.handlers(),
             **Databases(self._access, self._operations, self._clusters).handlers(),
             **Users(self._access, self._operations, self._clusters).handlers(),
+            **Clones(*parts, archive, instances).handlers(),
+            **self._backups.handlers(),
+            **replicas.handlers(),
+            **self._transfers.handlers(),
         }
 
     def start(self) -> None:
         """Start the instances' servers; those that an interrupted operation left half made fail."""
+        if self._store.instances():
+            self._transfers.clear()
+        self._backups.recover()
 
         def start(instance: Instance) -> None:
             if instance.state == "PENDING_CREATE":
@@ -136,6 +152,7 @@ class SqlService:
             Route("localcloud.clock", "GET", "/localcloud/clock", self._clocks),
             Route("localcloud.clock", "POST", "/localcloud/clock", self._set_clock),
             Route("localcloud.instances", "GET", "/localcloud/instances", self._running),
+            Route("localcloud.instances", "DELETE", "/localcloud/instances", self._remove_all),
         ]
 
     def _handler(self, method: Method) -> Handler:
@@ -176,6 +193,13 @@ class SqlService:
             for each in self._store.instances()
         ]
         return Answer.of({"instances": found})
+
+    def _remove_all(self, request: Request) -> Answer:
+        """Begin anew: every operation is cancelled, every instance removed, protected or not."""
+        self._operations.cancel_all()
+        self._clusters.each(self._instances.remove, self._store.instances())
+        self._store.remove_clocks()
+        return Answer(204)
 
     def _clocks(self, request: Request) -> Answer:
         found = [

@@ -307,6 +307,10 @@ class Store:
             "INSERT OR REPLACE INTO clocks VALUES (?, ?)", name, json.dumps(clock.to_json())
         )
 
+    def remove_clocks(self) -> None:
+        """Remove every clock."""
+        self._execute("DELETE FROM clocks")
+
     def remove_clock(self, name: str) -> None:
         """Remove a clock's row."""
         self._execute("DELETE FROM clocks WHERE name = ?", name)
