@@ -14,7 +14,6 @@ from psycopg import sql
 from dagster_resil.localcloud.protocol import Answer, ApiError, Request, not_done
 from dagster_resil.localcloud.sql.access import Access
 from dagster_resil.localcloud.sql.clusters import (
-    IMPORTER,
     OWN_DATABASES,
     OWN_ROLES,
     SUPERUSER,
@@ -232,10 +231,10 @@ def _make_user(connection: Connection, name: str, password: str) -> None:
         )
     )
     if connection.info.server_version >= 160_000:
-        # postgres manages it, and imports may give it what it owned.
+        # So that postgres can manage it, which CREATEROLE alone does not give any more.
         connection.execute(
-            sql.SQL("GRANT {} TO postgres, {} WITH ADMIN TRUE, INHERIT FALSE").format(
-                sql.Identifier(name), sql.Identifier(IMPORTER)
+            sql.SQL("GRANT {} TO postgres WITH ADMIN TRUE, INHERIT FALSE").format(
+                sql.Identifier(name)
             )
         )
 
