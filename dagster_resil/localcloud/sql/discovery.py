@@ -104,6 +104,23 @@ class Document:
         self._check({"$ref": name}, body, "", found)
         return found
 
+    def canonical(self, name: str, body: Any) -> Any:
+        """Return a valid body as answers have it: numbers of 64 bits are texts there."""
+        return self._canonical({"$ref": name}, body)
+
+    def _canonical(self, schema: Mapping[str, Any], value: Any) -> Any:
+        if "$ref" in schema:
+            schema = self._schemas[schema["$ref"]]
+        if schema.get("format") == "int64" and type(value) is int:
+            return str(value)
+        if isinstance(value, list):
+            return [self._canonical(schema.get("items", {}), each) for each in value]
+        if isinstance(value, dict):
+            more = schema.get("additionalProperties", {})
+            properties = schema.get("properties", {})
+            return {k: self._canonical(properties.get(k, more), v) for k, v in value.items()}
+        return value
+
     def _check(
         self, schema: Mapping[str, Any], value: Any, place: str, found: list[Violation]
     ) -> None:

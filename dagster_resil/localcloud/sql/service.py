@@ -164,8 +164,9 @@ class SqlService:
             if request.caller is None:
                 raise ApiError(401, "required", "Login Required.")
             _check_query(method, request.query)
-            request.given = request.body.json()
-            _check_body(method, request.given)
+            given = request.body.json()
+            _check_body(method, given)
+            request.given = document().canonical(method.request, given) if method.request else {}
             answer = done(request)
             shown = answer.document
             wrong = document().violations(method.response, shown)
