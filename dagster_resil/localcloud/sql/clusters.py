@@ -27,6 +27,7 @@ import shutil
 import signal
 import socket
 import struct
+import sys
 import tempfile
 import threading
 import time
@@ -115,6 +116,8 @@ OWN_SETTINGS = frozenset(_SETTINGS) - {"max_connections", "max_prepared_transact
 """Settings that no database flag can change."""
 
 _CONF = "localcloud.conf"
+_COPY = "cp --sparse=always" if sys.platform == "linux" else "cp"
+"""A segment that ends early is zeros to its end, which take no room so."""
 
 
 class Clusters:
@@ -294,7 +297,7 @@ class Clusters:
         """Write a cluster's settings: ours, the instance's database flags, and more."""
         archive, hold = self.archive(instance), self.hold_file(instance)
         keep = (
-            f"test ! -e '{hold}' && cp '%p' '{archive}/%f.part' && "
+            f"test ! -e '{hold}' && {_COPY} '%p' '{archive}/%f.part' && "
             f"mv '{archive}/%f.part' '{archive}/%f'"
         )
         settings = {

@@ -367,6 +367,7 @@ class Instances:
                 with self._clusters.admin(after) as connection:
                     connection.execute("SELECT pg_reload_conf()")
                 self._archive.take_base(after, f"enabled-{after.archive}")
+                self._archive.forget_earlier(after)
 
         return self._operations.begin(request, "UPDATE", instance, work)
 
