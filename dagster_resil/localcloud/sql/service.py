@@ -111,7 +111,8 @@ class SqlService:
             if instance.state not in ("RUNNABLE", "PENDING_DELETE"):
                 return
             try:
-                self._clusters.start(instance)
+                if instance.is_on:
+                    self._clusters.start(instance)
                 self._store.change(instance.key, state="RUNNABLE")
             except ResilError:
                 log.exception("instance %s does not start", instance.name)
