@@ -133,6 +133,7 @@ class Clusters:
         self._store = store
         self._servers: dict[str, Server] = {}
         self._lock = threading.RLock()
+        self._locks: dict[str, threading.RLock] = {}
         self._programs: dict[int, Programs] = {}
         self._closed = False
         # A server gets its death signal when the thread that started it ends, so these threads
@@ -195,9 +196,18 @@ class Clusters:
             place.mkdir(mode=0o700, exist_ok=True)
             hand_over(place)
 
+    def mend_home(self, instance: Instance) -> None:
+        """Put a cluster back that a local cloud did not live to replace."""
+        data = self.data(instance)
+        old = data.with_name("data.old")
+        if old.exists() and not data.exists():
+            old.rename(data)
+
     def remove_home(self, uid: str) -> None:
         """Remove an instance's folders."""
         shutil.rmtree(self.home(uid), ignore_errors=True)
+        with self._lock:
+            self._locks.pop(uid, None)
 
     @property
     def password(self) -> str:
@@ -339,20 +349,46 @@ class Clusters:
 
     # -- running
 
+    @contextmanager
+    def _alone(self, uid: str) -> Iterator[None]:
+        """Let nobody else start or stop a server meanwhile."""
+        with self._lock:
+            lock = self._locks.setdefault(uid, threading.RLock())
+        with lock:
+            yield
+
     def start(
         self, instance: Instance, *, more: Mapping[str, str] | None = None, timeout_s: float = 60
     ) -> Instance:
-        """Start an instance's server and wait until it answers.
+        """Start an instance's server, unless it runs, and wait until it answers.
 
         :param more: settings for this start.
         :return: the instance, which may have got another port.
         :raises ServerFailed: it does not start; its words are in the message.
         """
+        with self._alone(instance.uid):
+            if self.alive(instance):
+                return instance
+            port = instance.port
+            instance = self._start(instance, more or {}, timeout_s)
+        if instance.port != port:
+            self._tell_replicas(instance)
+        return instance
+
+    def _tell_replicas(self, primary: Instance) -> None:
+        """Have the replicas that run look for their primary at its new port."""
+        for each in self._store.instances(primary.project):
+            if each.primary == primary.name and self.alive(each):
+                self.configure(each, {})
+                with self.admin(each) as connection:
+                    connection.execute("SELECT pg_reload_conf()")
+
+    def _start(self, instance: Instance, more: Mapping[str, str], timeout_s: float) -> Instance:
         stop_leftover(self.data(instance))  # of a local cloud that was killed
         for left in reversed(range(_PORT_TRIES)):
             if not _port_is_free(instance.port):
                 instance = self._with_new_port(instance)
-            self.configure(instance, more or {})
+            self.configure(instance, more)
             server = Server(
                 self.programs(instance.major),
                 self.data(instance),
@@ -395,10 +431,11 @@ class Clusters:
 
     def stop(self, instance: Instance, *, how: signal.Signals = signal.SIGINT) -> None:
         """Stop an instance's server, if it runs."""
-        with self._lock:
-            server = self._servers.pop(instance.uid, None)
-        if server is not None:
-            server.stop(how=how)
+        with self._alone(instance.uid):
+            with self._lock:
+                server = self._servers.pop(instance.uid, None)
+            if server is not None:
+                server.stop(how=how)
 
     def alive(self, instance: Instance) -> bool:
         """Return whether an instance's server runs."""
