@@ -625,6 +625,9 @@ def _make_template(programs: Programs, data: Path, socket_dir: Path, password: s
             connection.execute("INSERT INTO heartbeat VALUES (clock_timestamp())")
     finally:
         server.stop(how=signal.SIGINT)
+    # It is shut down and needs none; each copy begins its WAL anew.
+    for segment in (data / "pg_wal").glob("0*"):
+        segment.unlink()
 
 
 def _make_roles(connection: Connection, major: int, password: str) -> None:
