@@ -289,6 +289,9 @@ def test_permission_sets(sql: CloudSql) -> None:
     assert sql.api("narrow").instances().get(**get).execute()["name"] == name
     with pytest.raises(HttpError):
         sql.api("narrow").instances().get(project=PROJECT, instance="other").execute()
+    mine = sql.operations.list(project=PROJECT, instance=name).execute()["items"][0]
+    followed = sql.api("narrow").operations().get(project=PROJECT, operation=mine["name"])
+    assert followed.execute()["name"] == mine["name"]
     sql.cloud.fault("denied", permission="cloudsql.*", caller="backup@*")
     with pytest.raises(HttpError) as refused:
         backup.get(**get).execute()

@@ -277,12 +277,15 @@ class Operations:
 
     def _found(self, request: Request) -> dict[str, Any]:
         found = self._store.operation(request.names["project"], request.names["operation"])
+        # Whoever may look at one instance alone may follow what happens to it.
+        self._access.check(
+            request, "cloudsql.instances.get", instance=found["targetId"] if found else None
+        )
         if found is None:
             raise ApiError(404, "operationDoesNotExist", "The Cloud SQL operation does not exist.")
         return found
 
     def _get(self, request: Request) -> Answer:
-        self._access.check(request, "cloudsql.instances.get")
         return Answer.of(self._found(request))
 
     def _list(self, request: Request) -> Answer:
@@ -300,7 +303,6 @@ class Operations:
         return Answer.of(answer)
 
     def _cancel(self, request: Request) -> Answer:
-        self._access.check(request, "cloudsql.instances.get")
         document = self._found(request)
         kind = str(document["operationType"])
         self._access.check(
