@@ -23,6 +23,7 @@ from dagster_resil.vault import open_vault
 from dagster_resil.vault.base import Vault
 from dagster_resil.workspace import Workspace
 from tests.localcloud.cloud import Cloud, running_cloud
+from tests.localcloud.cloudsql import CloudSql
 
 # A shell without job control has what it starts in the background ignore SIGINT, and children
 # inherit that.
@@ -152,16 +153,15 @@ def vault(tmp_path: Path) -> Vault:
 
 
 @pytest.fixture(scope="session")
-def _running_clouds(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Callable[[], Cloud]]:
+def _running_clouds() -> Iterator[Callable[[], Cloud]]:
     with contextlib.ExitStack() as stack:
         running: list[Cloud] = []
 
         def get() -> Cloud:
             if not running:
-                folder = tmp_path_factory.mktemp("cloud")
-                running.append(stack.enter_context(running_cloud(folder)))
+                # Not pytest's own folder, which the user that root's servers run as can't enter.
+                space = stack.enter_context(Workspace())
+                running.append(stack.enter_context(running_cloud(space.path / "cloud")))
             return running[0]
 
         yield get
@@ -189,6 +189,15 @@ def any_cloud(
 def cloud(any_cloud: Callable[[], Cloud]) -> Cloud:
     """A strict stand-in for Cloud Storage."""
     return any_cloud()
+
+
+@pytest.fixture(name="sql")
+def _cloud_sql(any_cloud: Callable[[], Cloud]) -> Iterator[CloudSql]:
+    """A local Cloud SQL, signed in as its owner; nothing outlives a test."""
+    with CloudSql(any_cloud()) as service:
+        yield service
+        service.cloud.mend()
+        service.remove_all()
 
 
 _FOREIGN = (

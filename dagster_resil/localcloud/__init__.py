@@ -5,6 +5,7 @@ it; what is not done answers 501, never something that merely looks right. They 
 Google's own client libraries, listen on loopback only, and keep everything on disk.
 
 ``server`` takes the requests and ``protocol`` has their words; ``identities`` says who may do
-what, ``faults`` what goes wrong on purpose; each service has a folder: ``storage``. ``running``
-starts all of it beside another program, and ``python -m dagster_resil.localcloud`` alone.
+what, ``faults`` what goes wrong on purpose; each service has a folder: ``storage`` is Cloud
+Storage, ``sql`` is Cloud SQL. ``running`` starts all of it beside another program, and
+``python -m dagster_resil.localcloud`` alone.
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -21,7 +22,24 @@ from dagster_resil.localcloud.protocol import Interrupted, Request
 _KEPT_REQUESTS = 20_000
 _SLOW_STEP_S = 0.5
 
-Kind = Literal["error", "drop", "cut", "slow", "corrupt", "denied", "region_gone"]
+Kind = Literal[
+    "error",
+    "drop",
+    "cut",
+    "slow",
+    "corrupt",
+    "denied",
+    "region_gone",
+    "operation_slow",
+    "operation_stuck",
+    "operation_failed",
+    "export_truncated",
+    "export_corrupted",
+    "archive_lag",
+    "replica_lag",
+]
+_LAGS: tuple[Kind, ...] = ("archive_lag", "replica_lag")
+_LASTING: tuple[Kind, ...] = ("region_gone", *_LAGS)
 
 
 class Fault(BaseModel):
@@ -34,10 +52,27 @@ class Fault(BaseModel):
     - slow: bodies go at ``bytes_per_s``.
     - corrupt: one bit of the byte at ``at_byte`` is flipped in a body, whichever way it goes.
     - denied: nobody has ``permission`` (a pattern).
-    - region_gone: buckets in ``location`` answer 503.
+    - region_gone: buckets in ``location`` answer 503, and so do Cloud SQL's instances, whose
+      servers crash; they start again when the fault is cleared.
+
+    With requests that begin an operation of Cloud SQL:
+
+    - operation_slow: it is PENDING for ``pending_s``, and RUNNING for ``seconds`` before it does
+      anything.
+    - operation_stuck: it is RUNNING until it is cancelled or the local cloud ends.
+    - operation_failed: it ends with ``code`` and ``message``; ``when`` is before it has done
+      anything, or after all of it.
+    - export_truncated, export_corrupted: what is exported ends at ``at_byte``, or has a bit of
+      that byte flipped, and the operation ends well.
+
+    For as long as they are on, with the instances that ``instance`` and ``project`` name:
+
+    - archive_lag: no WAL is archived.
+    - replica_lag: a replica receives WAL and does not replay it.
 
     :param method: a pattern of Google's names, for example "storage.objects.*".
     :param object: a pattern of objects' names.
+    :param instance: a pattern of instances' names.
     :param skip: how many matching requests are let by first.
     :param times: how many it strikes; None for every one.
     :param incoming: for cut, slow and corrupt: requests' bodies (True), answers' (False), both.
@@ -49,6 +84,8 @@ class Fault(BaseModel):
     method: str = "*"
     bucket: str = "*"
     object: str = "*"
+    project: str = "*"
+    instance: str = "*"
     caller: str = "*"
     skip: int = Field(default=0, ge=0)
     times: int | None = Field(default=None, ge=1)
@@ -61,6 +98,9 @@ class Fault(BaseModel):
     permission: str = "*"
     location: str = ""
     incoming: bool | None = None
+    seconds: float = Field(default=0.0, ge=0)
+    pending_s: float = Field(default=0.0, ge=0)
+    code: str = "INTERNAL_ERROR"
 
     def concerns(self, request: Request) -> bool:
         """Return whether a request is one of those that it is about."""
@@ -68,6 +108,8 @@ class Fault(BaseModel):
             fnmatchcase(request.method, self.method)
             and fnmatchcase(request.names.get("bucket", ""), self.bucket)
             and fnmatchcase(request.names.get("object", ""), self.object)
+            and fnmatchcase(request.names.get("project", ""), self.project)
+            and fnmatchcase(request.names.get("instance", ""), self.instance)
             and fnmatchcase(request.caller or "", self.caller)
         )
 
@@ -92,6 +134,20 @@ class Striking:
             if fault.kind in kinds and (when is None or fault.when == when):
                 return fault
         return None
+
+    def operation(self) -> dict[str, Any]:
+        """Return what goes wrong with the operation that the request begins."""
+        wrong: dict[str, Any] = {}
+        for fault in self.faults:
+            if fault.kind == "operation_slow":
+                wrong |= {"slow_s": fault.seconds, "pending_s": fault.pending_s}
+            elif fault.kind == "operation_stuck":
+                wrong["stuck"] = True
+            elif fault.kind == "operation_failed":
+                wrong |= {"failed": fault.when, "code": fault.code, "message": fault.message}
+            elif fault.kind in ("export_truncated", "export_corrupted"):
+                wrong[fault.kind.removeprefix("export_")] = fault.at_byte
+        return wrong
 
     def passing(self, data: memoryview, offset: int, *, incoming: bool) -> None:
         """Do to a block of a body what the faults do.
@@ -135,16 +191,35 @@ class Switch:
         self._armed: list[_Armed] = []
         self._counts: Counter[str] = Counter()
         self._log: deque[dict[str, Any]] = deque(maxlen=_KEPT_REQUESTS)
+        self._listeners: list[Callable[[], None]] = []
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Have something called whenever a fault that lasts is turned on or off."""
+        self._listeners.append(listener)
+
+    def armed(self) -> list[Fault]:
+        """Return the faults that are on."""
+        with self._lock:
+            return [armed.fault for armed in self._armed]
 
     def add(self, fault: Fault) -> None:
         """Turn a fault on."""
         with self._lock:
             self._armed.append(_Armed(fault))
+        if fault.kind in _LASTING:
+            self._tell()
 
     def clear(self) -> None:
         """Turn every fault off."""
         with self._lock:
+            lasting = any(armed.fault.kind in _LASTING for armed in self._armed)
             self._armed.clear()
+        if lasting:
+            self._tell()
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener()
 
     def faults(self) -> list[dict[str, Any]]:
         """Return the faults that are on, and how often each has struck."""
@@ -157,13 +232,13 @@ class Switch:
     def strike(self, request: Request, location: str | None) -> Striking:
         """Return what happens to a request.
 
-        :param location: where its bucket is.
+        :param location: where its bucket or instance is.
         """
         striking = []
         with self._lock:
             for armed in self._armed:
                 fault = armed.fault
-                if not fault.concerns(request):
+                if fault.kind in _LAGS or not fault.concerns(request):
                     continue
                 if fault.kind == "region_gone" and fault.location.upper() != location:
                     continue
@@ -187,6 +262,7 @@ class Switch:
                     "method": request.method,
                     "bucket": request.names.get("bucket", ""),
                     "object": request.names.get("object", ""),
+                    "instance": request.names.get("instance", ""),
                     "caller": request.caller,
                     "status": status,
                 }

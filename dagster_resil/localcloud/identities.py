@@ -35,40 +35,69 @@ _TOKEN_S = 3600
 _KEY_BITS = 2048
 _DOMAIN = f"{PROJECT}.iam.gserviceaccount.com"
 
+SCRATCH_PROJECT = "scratch"
+"""Where clones and restores are looked at, apart from what is protected."""
+
 READ = ("storage.objects.get", "storage.objects.list", "storage.buckets.get")
-ROLES: Mapping[str, tuple[str, ...]] = {
+_LOOK = ("cloudsql.instances.get", "cloudsql.instances.list", "cloudsql.databases.list")
+_SCRATCH = (
+    *(f"cloudsql.instances.{verb}" for verb in ("create", "get", "list", "update", "delete")),
+    "cloudsql.databases.*",
+    "cloudsql.users.*",
+)
+ROLES: Mapping[str, tuple[str, ...] | Mapping[str, tuple[str, ...]]] = {
     "owner": ("*",),
     # Takes and proves backups: creates, never deletes.
-    "backup": (*READ, "storage.objects.create", "storage.objects.setRetention"),
-    "restorer": READ,
-    "retention": (*READ, "storage.objects.delete"),
+    "backup": (
+        *(*READ, "storage.objects.create", "storage.objects.setRetention"),
+        *(*_LOOK, "cloudsql.instances.export"),
+        *(f"cloudsql.backupRuns.{verb}" for verb in ("create", "get", "list")),
+    ),
+    "restorer": (
+        *(*READ, *_LOOK, "cloudsql.instances.clone"),
+        *("cloudsql.instances.create", "cloudsql.instances.update"),
+    ),
+    "retention": (*READ, "storage.objects.delete", "cloudsql.backupRuns.delete"),
+    # Imports exports where nothing is protected.
+    "verifier": {
+        "*": (*READ, "storage.objects.create"),
+        f"projects/{SCRATCH_PROJECT}": (*_SCRATCH, "cloudsql.instances.import"),
+    },
+    # Clones what is protected into where nothing is.
+    "cloner": {
+        "*": (*_LOOK, "cloudsql.instances.clone"),
+        f"projects/{SCRATCH_PROJECT}": _SCRATCH,
+    },
+    "failover": (*_LOOK, "cloudsql.instances.failover", "cloudsql.instances.promoteReplica"),
     # May do nothing itself but act as "backup".
     "operator": ("iam.serviceAccounts.getAccessToken:backup",),
 }
-"""The accounts that a new cloud has, and what they may do in every bucket."""
+"""The accounts that a new cloud has, and what they may do: everywhere, or in which places."""
 
 
 def address(name: str) -> str:
-    """Return the e-mail address of an account."""
-    return f"{name}@{_DOMAIN}"
+    """Return the e-mail address of an account; one of Google's own is named by it."""
+    return name if "@" in name else f"{name}@{_DOMAIN}"
 
 
 @dataclass(frozen=True)
 class Account:
     """A service account.
 
-    :param permissions: bucket ("*" for all) → patterns of permissions.
+    :param permissions: place → patterns of permissions. A place is a bucket's name, "projects/P",
+        "projects/P/instances/I" (of Cloud SQL), or "*" for all.
+    :param private_key: empty for one that never signs in: a service's own.
     """
 
     name: str
     permissions: Mapping[str, tuple[str, ...]]
     private_key: str
 
-    def may(self, permission: str, bucket: str) -> bool:
-        """Return whether it has a permission on a bucket."""
+    def may(self, permission: str, place: str) -> bool:
+        """Return whether it has a permission in a place."""
         return any(
             fnmatchcase(permission, pattern)
-            for place in ("*", bucket)
+            for place in ("*", place)
             for pattern in self.permissions.get(place, ())
         )
 
@@ -106,9 +135,13 @@ class Identities:
                 document["private_key"],
             )
             self._accounts[address(account.name)] = account
+        self._base_url = ""
         for name, permissions in ROLES.items():
-            if address(name) not in self._accounts:
-                self.add(name, {"*": permissions})
+            known = self._accounts.get(address(name))
+            # What a new release gives them, a cloud that is there already gives them too.
+            wanted = {"*": permissions} if isinstance(permissions, tuple) else permissions
+            if known is None or known.permissions != wanted:
+                self.add(name, wanted)
 
     def _read_or_make(self, name: str, make: object) -> str:
         file = self._folder / name
@@ -116,10 +149,16 @@ class Identities:
             _write(file, make() if callable(make) else "")
         return file.read_text()
 
-    def add(self, name: str, permissions: Mapping[str, tuple[str, ...]]) -> Account:
-        """Add an account, or change what it may do."""
+    def add(
+        self, name: str, permissions: Mapping[str, tuple[str, ...]], *, key: bool = True
+    ) -> Account:
+        """Add an account, or change what it may do.
+
+        :param key: whether a new one gets a key to sign in with.
+        """
         known = self._accounts.get(address(name))
-        account = Account(name, permissions, known.private_key if known else _new_key())
+        private_key = known.private_key if known else (_new_key() if key else "")
+        account = Account(name, permissions, private_key)
         document = {
             "name": name,
             "permissions": {place: list(each) for place, each in permissions.items()},
@@ -128,23 +167,39 @@ class Identities:
         _write(self._folder / f"{name}.account.json", json.dumps(document))
         with self._lock:
             self._accounts[address(name)] = account
+        if self._base_url:
+            self._write_key_file(account)
         return account
+
+    def remove(self, name: str) -> None:
+        """Remove an account."""
+        with self._lock:
+            self._accounts.pop(address(name), None)
+        for file in (self._folder / f"{name}.account.json", self.key_file(name)):
+            file.unlink(missing_ok=True)
 
     def write_key_files(self, base_url: str) -> None:
         """Write each account's key file, as Google's libraries read them.
 
         They name the server's address, which may be another after a restart.
         """
-        for email, account in self._accounts.items():
-            document = {
-                "type": "service_account",
-                "project_id": PROJECT,
-                "private_key_id": hashlib.sha256(email.encode()).hexdigest()[:16],
-                "private_key": account.private_key,
-                "client_email": email,
-                "token_uri": f"{base_url}/token",
-            }
-            _write(self.key_file(account.name), json.dumps(document))
+        self._base_url = base_url
+        for account in list(self._accounts.values()):
+            self._write_key_file(account)
+
+    def _write_key_file(self, account: Account) -> None:
+        if not account.private_key:
+            return
+        email = address(account.name)
+        document = {
+            "type": "service_account",
+            "project_id": PROJECT,
+            "private_key_id": hashlib.sha256(email.encode()).hexdigest()[:16],
+            "private_key": account.private_key,
+            "client_email": email,
+            "token_uri": f"{self._base_url}/token",
+        }
+        _write(self.key_file(account.name), json.dumps(document))
 
     def key_file(self, name: str) -> Path:
         """Return where an account's key file is: for GOOGLE_APPLICATION_CREDENTIALS."""
@@ -178,10 +233,10 @@ class Identities:
             raise refused
         return email
 
-    def may(self, caller: str | None, permission: str, bucket: str) -> bool:
-        """Return whether a caller has a permission on a bucket."""
+    def may(self, caller: str | None, permission: str, place: str) -> bool:
+        """Return whether a caller has a permission in a place."""
         account = self._accounts.get(caller or "")
-        return account is not None and account.may(permission, bucket)
+        return account is not None and account.may(permission, place)
 
     # -- what Google's libraries ask for
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 BLOCK_BYTES = 1 << 20
 """How much of a body is in memory at a time."""
@@ -18,18 +20,35 @@ class ApiError(Exception):
     """A request is refused, in Google's words.
 
     :param reason: the machine's word for it, for example "conditionNotMet".
+    :param kind: the newer word that some answers have too, for example "INVALID_ARGUMENT".
+    :param details: what those answers tell more.
     """
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        *,
+        kind: str | None = None,
+        details: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason
         self.message = message
+        self.kind = kind
+        self.details = details
 
     def to_json(self) -> dict[str, Any]:
         """Return the body of the answer."""
         first = {"message": self.message, "domain": "global", "reason": self.reason}
-        return {"error": {"code": self.status, "message": self.message, "errors": [first]}}
+        error: dict[str, Any] = {"code": self.status, "message": self.message, "errors": [first]}
+        if self.kind is not None:
+            error["status"] = self.kind
+        if self.details:
+            error["details"] = list(self.details)
+        return {"error": error}
 
 
 def not_done(what: str) -> ApiError:
@@ -51,6 +70,13 @@ class Fault(Protocol):
 
     def passing(self, data: memoryview, offset: int, *, incoming: bool) -> None:
         """Look at a block on its way: wait, change it, or raise Interrupted."""
+
+
+class Faults(Protocol):
+    """The faults that strike one request."""
+
+    def operation(self) -> Mapping[str, Any]:
+        """Return what goes wrong with the operation that the request begins."""
 
 
 @dataclass
@@ -147,6 +173,11 @@ class Answer:
         data = json.dumps(document, ensure_ascii=False).encode()
         return cls(status, data, {"Content-Type": "application/json; charset=UTF-8", **headers})
 
+    @property
+    def document(self) -> Any:
+        """Return what it says in JSON."""
+        return json.loads(self.body) if isinstance(self.body, bytes) and self.body else {}
+
 
 @dataclass
 class Request:
@@ -156,6 +187,8 @@ class Request:
     :param names: what the path names, unquoted.
     :param caller: who asks: an identity's address; None for nobody.
     :param base_url: how the server was addressed.
+    :param faults: what goes wrong with it on purpose.
+    :param given: the body, when it is a JSON object that somebody has read already.
     """
 
     method: str
@@ -166,6 +199,8 @@ class Request:
     body: Body
     caller: str | None
     base_url: str
+    faults: Faults | None = None
+    given: dict[str, Any] = field(default_factory=dict)
 
     def flag(self, name: str) -> bool:
         """Return a yes or no of the query; Google's library writes "True"."""
@@ -180,6 +215,7 @@ class Route:
     """A method of an API.
 
     :param path: its segments; one in braces is a name.
+    :param pattern: a regular expression of the whole path, in place of ``path``.
     :param parameters: the query's parameters that it knows.
     :param where: the query's parameters (with their values) that tell it from another method of
         the same path.
@@ -191,3 +227,20 @@ class Route:
     handler: Handler
     parameters: frozenset[str] = frozenset()
     where: Mapping[str, str] = field(default_factory=dict)
+    pattern: re.Pattern[str] | None = None
+
+    def match(self, path: str) -> dict[str, str] | None:
+        """Return what a path names, unquoted; None when it is another method's."""
+        if self.pattern is not None:
+            found = self.pattern.fullmatch(path)
+            return None if found is None else {k: unquote(v) for k, v in found.groupdict().items()}
+        expected, segments = self.path.split("/"), path.split("/")
+        if len(expected) != len(segments):
+            return None
+        names = {}
+        for want, have in zip(expected, segments, strict=True):
+            if want.startswith("{"):
+                names[want.strip("{}")] = unquote(have)
+            elif want != have:
+                return None
+        return names if all(names.values()) else None

@@ -20,12 +20,12 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dagster_resil.localcloud.faults import Fault, Striking, Switch
-from dagster_resil.localcloud.identities import Identities
+from dagster_resil.localcloud.identities import Identities, address
 from dagster_resil.localcloud.protocol import (
     BLOCK_BYTES,
     Answer,
@@ -38,7 +38,9 @@ from dagster_resil.localcloud.protocol import (
     invalid,
     not_done,
 )
+from dagster_resil.localcloud.sql.service import SqlService
 from dagster_resil.localcloud.storage.service import StorageService
+from dagster_resil.postgres.server import server_user
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,19 @@ _COMMON = frozenset({"alt", "fields", "key", "prettyPrint", "quotaUser", "userIp
 _REPEATED = frozenset({"permissions"})
 _IDLE_TIMEOUT_S = 600
 _SWITCH = "/localcloud/"
+
+
+class _Wanted(BaseModel):
+    """What ``POST /localcloud/accounts`` takes: an account, and all that it may do from now on.
+
+    :param name: a new one's, or an instance's service account's whole address.
+    :param permissions: place → patterns of permissions, as in :class:`identities.Account`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"[a-z][a-z0-9-]{1,40}(@[a-z0-9.-]+)?")
+    permissions: dict[str, tuple[str, ...]]
 
 
 class LocalCloudServer(ThreadingHTTPServer):
@@ -63,13 +78,28 @@ class LocalCloudServer(ThreadingHTTPServer):
 
     def __init__(self, folder: Path, *, port: int = 0, durable: bool = True) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if server_user() is not None:
+            # Root's database servers run as somebody else, who has to walk through.
+            folder.chmod(0o711)
         self.switch = Switch()
         self.identities = Identities(folder / "identities")
+        (folder / "storage").mkdir(mode=0o700, exist_ok=True)
         self.storage = StorageService(folder / "storage", self.identities, durable=durable)
-        self.routes = [*self.identities.routes(), *self.storage.routes(), *self._switches()]
-        super().__init__(("127.0.0.1", port), _Connection)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self.identities.write_key_files(self.url)
+        self.sql = SqlService(folder / "sql", self.identities, self.switch)
+        self.routes = [
+            *self.identities.routes(),
+            *self.storage.routes(),
+            *self.sql.routes(),
+            *self._switches(),
+        ]
+        try:
+            super().__init__(("127.0.0.1", port), _Connection)
+            self.url = f"http://127.0.0.1:{self.server_address[1]}"
+            self.identities.write_key_files(self.url)
+            self.sql.start()
+        except BaseException:
+            self.sql.close()
+            raise
 
     def server_bind(self) -> None:
         """Bind without asking a name server who we are, which the standard library does."""
@@ -81,6 +111,7 @@ class LocalCloudServer(ThreadingHTTPServer):
     def server_close(self) -> None:
         """Stop listening and close what is on disk."""
         super().server_close()
+        self.sql.close()
         self.storage.close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -95,6 +126,7 @@ class LocalCloudServer(ThreadingHTTPServer):
             Route("localcloud.requests", "GET", "/localcloud/requests", self._list_requests),
             Route("localcloud.requests", "DELETE", "/localcloud/requests", self._forget_requests),
             Route("localcloud.status", "GET", "/localcloud/status", self._status),
+            Route("localcloud.accounts", "POST", "/localcloud/accounts", self._set_account),
         ]
 
     def _list_faults(self, request: Request) -> Answer:
@@ -122,15 +154,23 @@ class LocalCloudServer(ThreadingHTTPServer):
     def _status(self, request: Request) -> Answer:
         return Answer.of({"pid": os.getpid(), "peak_memory_bytes": peak_memory_bytes()})
 
+    def _set_account(self, request: Request) -> Answer:
+        try:
+            wanted = _Wanted.model_validate(request.body.json())
+        except ValidationError as error:
+            raise invalid(f"no such account: {error}") from None
+        self.identities.add(wanted.name, wanted.permissions)
+        file = self.identities.key_file(wanted.name)
+        return Answer.of({"email": address(wanted.name), "key_file": str(file.absolute())})
+
     def matching(self, verb: str, path: str, query: dict[str, str]) -> tuple[Route, dict[str, str]]:
         """Return the method that a path means, and what the path names.
 
         :raises ApiError: there is none, or it is not done here.
         """
-        segments = path.split("/")
         verbs = set()
         for route in self.routes:
-            names = _names(route.path.split("/"), segments)
+            names = route.match(path)
             if names is None:
                 continue
             if any(query.get(key) != value for key, value in route.where.items()):
@@ -141,18 +181,6 @@ class LocalCloudServer(ThreadingHTTPServer):
         if verbs:
             raise ApiError(405, "httpMethodNotAllowed", f"{verb} {path}: one of {sorted(verbs)}")
         raise not_done(f"{verb} {path}")
-
-
-def _names(pattern: list[str], segments: list[str]) -> dict[str, str] | None:
-    if len(pattern) != len(segments):
-        return None
-    names = {}
-    for expected, found in zip(pattern, segments, strict=True):
-        if expected.startswith("{"):
-            names[expected.strip("{}")] = unquote(found)
-        elif expected != found:
-            return None
-    return names if all(names.values()) else None
 
 
 def peak_memory_bytes() -> int:
@@ -201,7 +229,7 @@ class _Connection(BaseHTTPRequestHandler):
                 request, route = self._request(body)
                 if not self.path.startswith(_SWITCH):
                     striking = self._struck(request)
-                body.fault = striking
+                body.fault = request.faults = striking
                 answer = self._answered(request, route, striking)
             except ApiError as error:
                 answer = self._refusal(error)
@@ -238,6 +266,8 @@ class _Connection(BaseHTTPRequestHandler):
             local = host == "localhost"
         if not local or not ipaddress.ip_address(self.client_address[0]).is_loopback:
             raise ApiError(403, "forbidden", "the local cloud answers this machine alone")
+        if self.path.startswith(_SWITCH) and "Origin" in self.headers:
+            raise ApiError(403, "forbidden", "no page in a browser turns the switches")
 
     def _request(self, body: Body) -> tuple[Request, Route]:
         parts = urlsplit(self.path)
@@ -264,7 +294,11 @@ class _Connection(BaseHTTPRequestHandler):
         return request, route
 
     def _struck(self, request: Request) -> Striking:
-        location = self.cloud.storage.location(request.names.get("bucket", ""))
+        names = request.names
+        if "instance" in names:
+            location = self.cloud.sql.location(names.get("project", ""), names["instance"])
+        else:
+            location = self.cloud.storage.location(names.get("bucket", ""))
         return self.cloud.switch.strike(request, location)
 
     def _answered(self, request: Request, route: Route, striking: Striking) -> Answer | None:
@@ -276,7 +310,8 @@ class _Connection(BaseHTTPRequestHandler):
         if error := striking.of("error", when="before"):
             raise ApiError(error.status, error.reason, error.message)
         denied = striking.of("denied")
-        with self.cloud.storage.denying(denied.permission if denied else None):
+        permission = denied.permission if denied else None
+        with self.cloud.storage.denying(permission), self.cloud.sql.denying(permission):
             answer = route.handler(request)
         if striking.of("drop", when="after"):
             return None

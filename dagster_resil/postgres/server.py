@@ -242,8 +242,10 @@ class Server:
     def _process_user(self) -> int | None:
         return None if self._wall else server_user()
 
-    def start(self) -> None:
+    def start(self, *, timeout_s: float = START_TIMEOUT_S) -> None:
         """Start it as a child that dies with us, and wait until it answers.
+
+        On Linux it dies with the *thread* that starts it: that one has to outlive it.
 
         :raises ServerFailed: it did not; the end of its log is in the message.
         """
@@ -260,7 +262,7 @@ class Server:
             cwd="/",
             user=self._process_user(),
         )
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         while not self.answers():
             if self._child.poll() is not None or time.monotonic() > deadline:
                 said = self._child.errors().strip()[-2000:]
@@ -314,6 +316,11 @@ class Server:
     def alive(self) -> bool:
         """Return whether the child that :meth:`start` made still runs."""
         return self._child is not None and self._child.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """Return the process number of the child that :meth:`start` made."""
+        return None if self._child is None else self._child.pid
 
     def log_tail(self) -> str:
         """Return the end of what the server wrote."""
