@@ -2,7 +2,8 @@
 --
 -- psql -X -q -v ON_ERROR_STOP=1 [-v scale=0.01] --file shop.sql
 --
--- As a superuser, into an empty UTF-8 database of any name, PostgreSQL 13 to 18. Every value comes
+-- As a superuser, or Cloud SQL's postgres, into an empty UTF-8 database of any name, PostgreSQL 13
+-- to 18. Every value comes
 -- from a row's number and fixed times, never from random() or now(), so two loads are equal.
 -- `scale` multiplies the numbers of rows; 1 gives about 100 MB on disk.
 
@@ -52,6 +53,10 @@ BEGIN
         EXCEPTION WHEN duplicate_object OR unique_violation THEN
             NULL;
         END;
+    END IF;
+    -- Where no superuser is to be had: one has to be a member to give somebody something.
+    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+        EXECUTE format('GRANT shop_app TO %I', current_user);
     END IF;
 END
 $$;

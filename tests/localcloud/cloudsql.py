@@ -15,8 +15,6 @@ from typing import Any
 import psycopg
 import pytest
 import requests
-from google.oauth2 import service_account
-from googleapiclient.discovery import build
 from googleapiclient.errors import HttpError
 
 from dagster_resil.localcloud.sql.discovery import document
@@ -26,7 +24,6 @@ from tests.localcloud.cloud import Cloud
 PROJECT = "local"
 PASSWORD = "an-ordinary-secret"
 RECOVERABLE = {"enabled": True, "pointInTimeRecoveryEnabled": True}
-_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _OPERATION_TIMEOUT_S = 60
 
 
@@ -52,17 +49,7 @@ class CloudSql:
     def api(self, account: str = "owner") -> Any:
         """Return Google's client, signed in as an account."""
         if account not in self._apis:
-            credentials = service_account.Credentials.from_service_account_file(  # type: ignore[no-untyped-call]
-                str(self.cloud.running.keys / f"{account}.json"), scopes=[_SCOPE]
-            )
-            self._apis[account] = build(
-                "sqladmin",
-                "v1",
-                static_discovery=True,
-                cache_discovery=False,
-                credentials=credentials,
-                client_options={"api_endpoint": self.cloud.url},
-            )
+            self._apis[account] = self.cloud.running.sql_client(account)
         return self._apis[account]
 
     @property
@@ -236,14 +223,8 @@ class CloudSql:
 
         :param permissions: ``places``: place → list of permissions.
         """
-        answer = requests.post(
-            f"{self.cloud.url}/localcloud/accounts",
-            json={"name": name, "permissions": permissions["places"]},
-            timeout=10,
-        )
-        assert answer.status_code == 200, answer.text
         self._apis.pop(name, None)
-        return str(answer.json()["email"])
+        return self.cloud.running.allow(name, permissions["places"])
 
 
 def fits(schema: str, body: Any) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -131,6 +134,14 @@ def test_what_is_not_done_says_so(wire: Wire) -> None:
     for path in ("/v1/projects/local/nothing", "/v2/projects/local/instances", "/v1"):
         assert wire("GET", path).status_code in (404, 501)
     assert wire("PUT", f"/v1/projects/{PROJECT}/operations/x").status_code == 405
+
+
+def test_the_older_version_is_the_same(sql: CloudSql, wire: Wire) -> None:
+    name = sql.make()
+    older = wire("GET", f"/sql/v1beta4/projects/{PROJECT}/instances/{name}").json()
+    assert older == sql.get(name)
+    assert wire("POST", f"/sql/v1beta4/projects/{PROJECT}/instances", {"x": 1}).status_code == 400
+    assert wire("GET", "/sql/v1beta4/flags").status_code == 501
 
 
 def bodies(schema: str) -> Iterator[tuple[str, Any]]:
@@ -563,6 +574,20 @@ def test_an_answer_that_is_lost(sql: CloudSql, when: str) -> None:
     ]
     # It was accepted all the same: whoever tries again blindly does it twice.
     assert kinds == (["RESTART", "CREATE"] if when == "after" else ["CREATE"])
+
+
+def test_a_server_that_is_down(sql: CloudSql) -> None:
+    name = sql.make()
+    os.kill(sql.state(name)["pid"], signal.SIGQUIT)
+    while sql.state(name)["pid"] is not None:
+        time.sleep(0.02)
+    with pytest.raises(HttpError) as refused:
+        sql.api().databases().list(project=PROJECT, instance=name).execute()
+    assert reason(refused) == (503, "backendError")
+    error = sql.failed(sql.clone(name, "c"))
+    assert "does not run" in error["message"]
+    sql.done(sql.instances.restart(project=PROJECT, instance=name))
+    assert sql.rows(name, "SELECT 1") == [(1,)]
 
 
 def test_an_instance_that_could_not_be_made(sql: CloudSql) -> None:

@@ -20,7 +20,7 @@ from tests.localcloud.cloudsql import PROJECT, CloudSql
 @pytest.fixture
 def folder() -> Iterator[Path]:
     with Workspace() as space:
-        yield space.path / "cloud"
+        yield space.path / "it's 100% a cloud"
 
 
 def lives(pid: int) -> bool:
@@ -46,6 +46,8 @@ def test_what_is_there_after_a_restart(folder: Path) -> None:
         sql.done(sql.api().backupRuns().insert(project=PROJECT, instance=primary, body={}))
         before = {name: sql.get(name) for name in (primary, replica)}
         pids = [sql.state(name)["pid"] for name in (primary, replica)]
+        sql.make("off")
+        sql.patch("off", activationPolicy="NEVER")
         sql.cloud.fault("operation_stuck")
         stuck = sql.instances.restart(project=PROJECT, instance=replica).execute()
         making = sql.instances.insert(project=PROJECT, body=sql.body("half")).execute()
@@ -56,6 +58,7 @@ def test_what_is_there_after_a_restart(folder: Path) -> None:
             ended = sql.operations.get(project=PROJECT, operation=operation["name"]).execute()
             assert ended["status"] == "DONE"
             assert ended["error"]["errors"][0]["code"] == "INTERNAL_ERROR"
+        assert sql.state("off")["pid"] is None
         assert sql.get("half")["state"] == "FAILED"
         sql.delete("half")
         for name, old in before.items():

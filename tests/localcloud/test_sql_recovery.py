@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -135,6 +137,18 @@ def test_the_archive_lags(sql: CloudSql) -> None:
     assert window(sql, source)[1] > before
     operation = sql.done(sql.clone(source, at=window(sql, source)[1]))
     assert sql.rows(destination(operation), "SELECT count(*) FROM t") == [(1,)]
+
+
+def test_a_source_that_is_dead_is_recovered_from_its_archive(sql: CloudSql) -> None:
+    source = sql.make_recoverable()
+    sql.execute(source, "CREATE TABLE t AS SELECT 1 AS x")
+    latest = window(sql, source)[1]
+    os.kill(sql.state(source)["pid"], signal.SIGKILL)
+    while sql.state(source)["pid"] is not None:
+        time.sleep(0.02)
+    assert window(sql, source)[1] == latest
+    clone = destination(sql.done(sql.clone(source, at=latest)))
+    assert sql.rows(clone, "SELECT x FROM t") == [(1,)]
 
 
 def test_days_that_were_told(sql: CloudSql) -> None:

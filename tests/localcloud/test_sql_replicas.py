@@ -124,6 +124,33 @@ def test_a_region_is_gone(sql: CloudSql) -> None:
     assert sql.rows(replica, "SELECT x FROM t ORDER BY x") == [(1,), (2,)]
 
 
+def test_an_old_primary_is_fenced(sql: CloudSql) -> None:
+    primary = sql.make()
+    replica = sql.make_replica(primary)
+    promote(sql, replica)
+    sql.patch(primary, activationPolicy="NEVER")
+    stopped = sql.get(primary)
+    assert (stopped["state"], stopped["settings"]["activationPolicy"]) == ("RUNNABLE", "NEVER")
+    with pytest.raises(psycopg.OperationalError):
+        sql.execute(primary, "SELECT 1")
+    for refused_request in (
+        sql.instances.restart(project=PROJECT, instance=primary),
+        sql.clone(primary),
+        sql.api().databases().list(project=PROJECT, instance=primary),
+    ):
+        with pytest.raises(HttpError) as refused:
+            refused_request.execute()
+        assert reason(refused) == (400, "invalidState")
+    # A region that comes back does not bring it back.
+    sql.cloud.fault("region_gone", location="europe-west1")
+    sql.cloud.mend()
+    assert sql.state(primary)["pid"] is None
+    sql.patch(primary, activationPolicy="ALWAYS")
+    assert sql.rows(primary, "SELECT 1") == [(1,)]
+    sql.patch(primary, activationPolicy="NEVER")
+    sql.delete(primary)
+
+
 def test_a_replica_lags_on_purpose(sql: CloudSql) -> None:
     primary = sql.make()
     replica = sql.make_replica(primary)

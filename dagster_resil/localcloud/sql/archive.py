@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -41,6 +43,22 @@ class Archive:
         )
         self._store.put_base(base)
         return base
+
+    def forget_earlier(self, instance: Instance) -> None:
+        """Remove what belonged to earlier archives of an instance, but for its backups."""
+        kept = {backup.folder for backup in self._store.backups(instance.uid)}
+        for base in self._store.bases(instance.uid):
+            if base.archive == instance.archive:
+                continue
+            self._store.remove_base(base)
+            if base.folder not in kept:
+                shutil.rmtree(
+                    self._clusters.backups(instance.uid) / base.folder, ignore_errors=True
+                )
+        for number in range(1, instance.archive):
+            shutil.rmtree(
+                self._clusters.archive(replace(instance, archive=number)), ignore_errors=True
+            )
 
     def base_for(self, instance: Instance, real: datetime) -> Base | None:
         """Return the base that a recovery to a real time begins with."""

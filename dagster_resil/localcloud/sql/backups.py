@@ -257,6 +257,7 @@ class Backups:
         shutil.rmtree(old, ignore_errors=True)
         if after.has_recovery:
             self._archive.take_base(after, f"restored-{after.archive}")
+        self._archive.forget_earlier(after)
 
 
 def _no_backup() -> ApiError:

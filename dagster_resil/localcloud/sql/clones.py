@@ -15,7 +15,12 @@ from typing import Any
 from dagster_resil.localcloud.protocol import Answer, ApiError, Request, not_done
 from dagster_resil.localcloud.sql.access import Access
 from dagster_resil.localcloud.sql.archive import Archive
-from dagster_resil.localcloud.sql.clusters import Clusters, copy_files, place_file
+from dagster_resil.localcloud.sql.clusters import (
+    Clusters,
+    command_path,
+    copy_files,
+    place_file,
+)
 from dagster_resil.localcloud.sql.discovery import format_time, format_time_up, parse_time
 from dagster_resil.localcloud.sql.errors import OperationFailed, invalid_request
 from dagster_resil.localcloud.sql.instances import Instances, without_nulls
@@ -157,7 +162,7 @@ class Clones:
         running.check()
         place_file(data / "recovery.signal")
         settings = {
-            "restore_command": f"cp '{self._clusters.archive(source)}/%f' '%p'",
+            "restore_command": f"cp {command_path(self._clusters.archive(source))}/'%f' '%p'",
             "recovery_target_timeline": str(base.timeline),
             "recovery_target_action": "promote",
             # It answers when it has recovered, not before.

@@ -23,10 +23,12 @@ import os
 import random
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import socket
 import struct
+import sys
 import tempfile
 import threading
 import time
@@ -38,7 +40,7 @@ from functools import partial
 from pathlib import Path
 
 import google_crc32c
-from psycopg import sql
+from psycopg import conninfo, sql
 
 from dagster_resil.errors import ConfigurationError, ResilError
 from dagster_resil.localcloud.sql.store import Instance, Store
@@ -73,6 +75,7 @@ _PORT_TRIES = 20
 _STARTERS = 4
 _PROGRAM_TIMEOUT_S = 600
 _SOCKET_PATH_MAX_BYTES = 90
+_PLAIN = re.compile(r"[\w./-]+", re.ASCII)
 _CRC_PLACES = range(100, 1000, 4)
 
 _SETTINGS = {
@@ -115,6 +118,8 @@ OWN_SETTINGS = frozenset(_SETTINGS) - {"max_connections", "max_prepared_transact
 """Settings that no database flag can change."""
 
 _CONF = "localcloud.conf"
+_COPY = "cp --sparse=always" if sys.platform == "linux" else "cp"
+"""A segment that ends early is zeros to its end, which take no room so."""
 
 
 class Clusters:
@@ -151,7 +156,8 @@ class Clusters:
     def socket_dir(self) -> Path:
         """Return where the unix sockets are."""
         place = self.root / "sockets"
-        if len(os.fsencode(place)) > _SOCKET_PATH_MAX_BYTES:
+        if len(os.fsencode(place)) > _SOCKET_PATH_MAX_BYTES or not _PLAIN.fullmatch(str(place)):
+            # Too long for a socket, or of a form that a list of folders would have to quote.
             mark = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
             place = Path("/tmp") / f"resil-sql-{os.geteuid()}-{mark}"  # noqa: S108 - mode 700
         place.mkdir(mode=0o700, exist_ok=True)
@@ -293,9 +299,10 @@ class Clusters:
     def configure(self, instance: Instance, more: Mapping[str, str]) -> None:
         """Write a cluster's settings: ours, the instance's database flags, and more."""
         archive, hold = self.archive(instance), self.hold_file(instance)
+        folder = command_path(archive)
         keep = (
-            f"test ! -e '{hold}' && cp '%p' '{archive}/%f.part' && "
-            f"mv '{archive}/%f.part' '{archive}/%f'"
+            f"test ! -e {command_path(hold)} && {_COPY} '%p' {folder}/'%f.part' && "
+            f"mv {folder}/'%f.part' {folder}/'%f'"
         )
         settings = {
             **_SETTINGS,
@@ -313,13 +320,17 @@ class Clusters:
         if instance.primary is not None:
             primary = self._store.instance(instance.project, instance.primary)
             if primary is not None:
-                settings["primary_conninfo"] = (
-                    f"host={self.socket_dir} port={primary.port} user={REPLICATION} "
-                    f"password={self.password} application_name={instance.name}"
+                settings["primary_conninfo"] = conninfo.make_conninfo(
+                    "",
+                    host=str(self.socket_dir),
+                    port=primary.port,
+                    user=REPLICATION,
+                    password=self.password,
+                    application_name=instance.name,
                 )
                 settings["primary_slot_name"] = slot_name(instance)
         settings |= more
-        text = "".join(f"{k} = '{v.replace(chr(39), chr(39) * 2)}'\n" for k, v in settings.items())
+        text = "".join(f"{name} = {_quoted(value)}\n" for name, value in settings.items())
         file = self.data(instance) / _CONF
         descriptor = os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as stream:
@@ -499,6 +510,16 @@ class Clusters:
 def slot_name(instance: Instance) -> str:
     """Return the name of a replica's replication slot on its primary."""
     return f"replica_{instance.uid}"
+
+
+def command_path(path: Path) -> str:
+    """Return a path as a word of a command that PostgreSQL gives to the shell."""
+    return shlex.quote(str(path)).replace("%", "%%")
+
+
+def _quoted(value: str) -> str:
+    """Return a value as postgresql.conf has it."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def place_file(file: Path) -> None:

@@ -18,7 +18,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-_PLACE = Path("discovery_cache", "documents", "sqladmin.v1.json")
+_PLACE = Path("discovery_cache", "documents")
+VERSIONS = ("v1", "v1beta4")
+"""The versions that there are documents of. Google's connectors, gcloud and Terraform call the
+second one; for what is done here the two have the same bodies."""
 _INT64 = re.compile(r"-?\d{1,19}")
 _DURATION = re.compile(r"-?\d+(\.\d{1,9})?s")
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
@@ -222,11 +225,11 @@ def format_time_up(when: datetime) -> str:
     return format_time(when + timedelta(microseconds=-when.microsecond % 1000))
 
 
-@lru_cache(maxsize=1)
-def document() -> Document:
-    """Return the document of version 1."""
+@lru_cache(maxsize=len(VERSIONS))
+def document(version: str = "v1") -> Document:
+    """Return the document of a version."""
     spec = importlib.util.find_spec("googleapiclient")
     for place in (spec and spec.submodule_search_locations) or ():
-        file = Path(place) / _PLACE
+        file = Path(place) / _PLACE / f"sqladmin.{version}.json"
         return Document(json.loads(file.read_text(encoding="utf-8")))
     raise FileNotFoundError("google-api-python-client, a dependency of ours, is not there")

@@ -335,7 +335,7 @@ class Instances:
         change: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]],
     ) -> Answer:
         instance = self._access.instance(request, "cloudsql.instances.update")
-        check_running(instance)
+        check_running(instance.changed(settings={}))
         given = request.given
         for key in _UNCHANGEABLE:
             shown = instance.name if key == "name" else instance.resource.get(key)
@@ -346,12 +346,21 @@ class Instances:
         check_version(instance, version)
         settings = settings_of(change(instance.settings, new), replica=instance.primary is not None)
         settings["settingsVersion"] = str(int(instance.settings["settingsVersion"]) + 1)
+        if (
+            settings["activationPolicy"] == "NEVER"
+            and settings["backupConfiguration"] != (instance.settings["backupConfiguration"])
+        ):
+            raise invalid_request("Backups can't be changed while the instance is stopped.")
 
         def work(running: Running) -> None:
             before = self._store.instance(*instance.key) or instance
             after = self._store.change(instance.key, settings=settings)
             flags = [each.settings.get("databaseFlags", []) for each in (before, after)]
-            if flags[0] != flags[1]:
+            if not after.is_on:
+                # RUNNABLE still: that is what Google calls an instance that its owner has stopped.
+                self._clusters.stop(after)
+                return
+            if flags[0] != flags[1] or not before.is_on:
                 self._clusters.stop(after)
                 self._clusters.start(after)
             elif before.has_recovery != after.has_recovery:
@@ -367,6 +376,7 @@ class Instances:
                 with self._clusters.admin(after) as connection:
                     connection.execute("SELECT pg_reload_conf()")
                 self._archive.take_base(after, f"enabled-{after.archive}")
+                self._archive.forget_earlier(after)
 
         return self._operations.begin(request, "UPDATE", instance, work)
 
@@ -447,11 +457,11 @@ class Instances:
 
 
 def check_running(instance: Instance) -> None:
-    """Refuse what needs an instance that is RUNNABLE.
+    """Refuse what needs an instance that is RUNNABLE, and whose server its owner has not stopped.
 
-    :raises ApiError: it is not.
+    :raises ApiError: it is not, or has.
     """
-    if instance.state != "RUNNABLE":
+    if instance.state != "RUNNABLE" or not instance.is_on:
         raise ApiError(
             400,
             "invalidState",
@@ -488,7 +498,7 @@ def settings_of(given: Mapping[str, Any], *, replica: bool) -> dict[str, Any]:
             raise invalid_request(f"Flag {flag.get('name')!r} can't be set.")
     if settings.get("retainBackupsOnDelete"):
         raise not_done("settings.retainBackupsOnDelete")
-    if settings["activationPolicy"] != "ALWAYS":
+    if settings["activationPolicy"] not in ("ALWAYS", "NEVER"):
         raise not_done(f"settings.activationPolicy {settings['activationPolicy']}")
     return settings
 

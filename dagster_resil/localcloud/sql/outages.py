@@ -69,7 +69,7 @@ class Outages:
             self._clusters.stop(instance, how=signal.SIGQUIT)
         elif not gone and instance.uid in self._down:
             self._down.discard(instance.uid)
-            if not self._clusters.alive(instance):
+            if instance.is_on and not self._clusters.alive(instance):
                 self._clusters.start(instance)
 
     def _hold(self, instance: Instance, *, hold: bool) -> None:

@@ -1,4 +1,4 @@
-"""Cloud SQL's Admin API, version 1, over PostgreSQL clusters of this machine.
+"""Cloud SQL's Admin API over PostgreSQL clusters of this machine.
 
 Routes and the validation of every request and response come from Google's discovery document.
 What is not done answers 501.
@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dagster_resil.errors import ResilError
@@ -26,6 +27,8 @@ from dagster_resil.localcloud.sql.clones import Clones
 from dagster_resil.localcloud.sql.clusters import Clusters
 from dagster_resil.localcloud.sql.databases import Databases, Users
 from dagster_resil.localcloud.sql.discovery import (
+    VERSIONS,
+    Document,
     Method,
     Violation,
     document,
@@ -40,6 +43,7 @@ from dagster_resil.localcloud.sql.replicas import Replicas
 from dagster_resil.localcloud.sql.store import Instance, Store
 from dagster_resil.localcloud.sql.transfers import Transfers
 from dagster_resil.localcloud.storage.resources import selected
+from dagster_resil.postgres.server import ServerFailed
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +111,8 @@ class SqlService:
             if instance.state not in ("RUNNABLE", "PENDING_DELETE"):
                 return
             try:
-                self._clusters.start(instance)
+                if instance.is_on:
+                    self._clusters.start(instance)
                 self._store.change(instance.key, state="RUNNABLE")
             except ResilError:
                 log.exception("instance %s does not start", instance.name)
@@ -134,17 +139,16 @@ class SqlService:
 
     def routes(self) -> list[Route]:
         """Return the methods of the API, and the switches of our own."""
-        known = document()
-        common = frozenset(known.common_parameters)
         routes = [
             Route(
                 method=method.id,
                 verb=method.verb,
                 path="",
-                handler=self._handler(method),
-                parameters=frozenset(method.parameters) | common,
+                handler=self._handler(known, method),
+                parameters=frozenset(method.parameters) | frozenset(known.common_parameters),
                 pattern=method.path,
             )
+            for known in map(document, VERSIONS)
             for method in known.methods
         ]
         return [
@@ -155,7 +159,7 @@ class SqlService:
             Route("localcloud.instances", "DELETE", "/localcloud/instances", self._remove_all),
         ]
 
-    def _handler(self, method: Method) -> Handler:
+    def _handler(self, known: Document, method: Method) -> Handler:
         done = self._handlers.get(method.id)
 
         def handle(request: Request) -> Answer:
@@ -165,11 +169,15 @@ class SqlService:
                 raise ApiError(401, "required", "Login Required.")
             _check_query(method, request.query)
             given = request.body.json()
-            _check_body(method, given)
-            request.given = document().canonical(method.request, given) if method.request else {}
-            answer = done(request)
+            _check_body(known, method, given)
+            request.given = known.canonical(method.request, given) if method.request else {}
+            try:
+                answer = done(request)
+            except (ServerFailed, psycopg.OperationalError) as error:
+                log.warning("%s: %s", method.id, error)
+                raise ApiError(503, "backendError", "Backend Error") from None
             shown = answer.document
-            wrong = document().violations(method.response, shown)
+            wrong = known.violations(method.response, shown)
             if wrong:
                 log.error("%s answers what it may not: %s", method.id, wrong)
                 raise ApiError(500, "internalError", f"a fault of the local cloud: {wrong}")
@@ -247,10 +255,10 @@ def _check_query(method: Method, query: Mapping[str, str]) -> None:
             raise malformed([Violation(name, f"Invalid value at '{name}' (TYPE_BOOL), {value!r}")])
 
 
-def _check_body(method: Method, body: Mapping[str, Any]) -> None:
+def _check_body(known: Document, method: Method, body: Mapping[str, Any]) -> None:
     if method.request is None:
         wrong = [Violation("", f'Unknown name "{key}": Cannot find field.') for key in body]
     else:
-        wrong = document().violations(method.request, body)
+        wrong = known.violations(method.request, body)
     if wrong:
         raise malformed(wrong)

@@ -71,6 +71,11 @@ class Instance:
         return str(self.resource["state"])
 
     @property
+    def is_on(self) -> bool:
+        """Return whether its owner wants its server to run."""
+        return self.settings.get("activationPolicy") != "NEVER"
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Return its settings."""
         settings: dict[str, Any] = self.resource["settings"]
