@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import http.client
 import json
+import logging
 import os
 import random
 import threading
@@ -38,6 +39,11 @@ _SCOPE = "https://www.googleapis.com/auth/sqlservice.admin"
 _LOGIN_SCOPE = "https://www.googleapis.com/auth/sqlservice.login"
 _OVERRIDE_VARIABLE = "API_ENDPOINT_OVERRIDE"
 
+# The library warns of every refusal, also of what is no failure to us. Our errors tell of the rest.
+logging.getLogger("googleapiclient.http").addFilter(
+    lambda record: not str(record.msg).startswith("Encountered")
+)
+
 _PASSING = (408, 500, 502, 503, 504)
 _THROTTLED = ("rateLimitExceeded", "userRateLimitExceeded")
 _IN_PROGRESS = "operationInProgress"
@@ -66,7 +72,7 @@ class Pace:
 
 AT_GOOGLE = Pace(2, 30, 30)
 """Operations take minutes there, and each project has few requests a minute."""
-ON_LOOPBACK = Pace(0.05, 1, 1)
+ON_LOOPBACK = Pace(0.05, 0.5, 0.3)
 
 
 class Refusal(Exception):

@@ -106,17 +106,28 @@ class Operations:
             except NoAnswer as failure:
                 unsure = True
                 log.info("can't tell whether %r was accepted: %s", asked.what, failure)
-                if found := self._appearing(asked, before, watch):
-                    return self._adopted(asked, found)
-                if self._state(asked, watch) is not None:
-                    return None
+                try:
+                    if found := self._appearing(asked, before, watch):
+                        return self._adopted(asked, found)
+                    if self._state(asked, watch) is not None:
+                        return None
+                except CloudSqlError as error:
+                    raise OperationUnfinished(
+                        f"can't tell whether Cloud SQL goes to {asked.what}: it gave no answer "
+                        f"({failure}), and then: {error.message}",
+                        hint=error.hint,
+                        reason=error.reason,
+                    ) from None
                 if time.monotonic() >= retry_ends:
                     raise self._api.unreachable(f"{asked.what!r}", failure) from None
                 continue  # it has just been waited for
             except Refusal as refusal:
                 if refusal.is_throttled and time.monotonic() < retry_ends:
                     pass
-                elif refusal.is_in_progress:
+                elif refusal.is_in_progress or (
+                    # So it is said of an instance that is only now being made.
+                    refusal.reason == "invalidState" and self._under_way(asked, watch)
+                ):
                     if found := self._found(asked, before, watch):
                         return self._adopted(asked, found)
                     if time.monotonic() >= turn_ends:
@@ -188,6 +199,17 @@ class Operations:
                     account=self._api.account,
                 ) from None
         return found
+
+    def _under_way(self, asked: Asked, watch: Watch) -> list[dict[str, Any]]:
+        """Return the operations that have the instances that a request is about."""
+        places = dict.fromkeys([asked.source or (asked.project, asked.instance)])
+        places[(asked.project, asked.instance)] = None
+        return [
+            each
+            for place in places
+            for each in self.of_instance(*place, watch=watch)
+            if each["status"] != _DONE
+        ]
 
     # -- waiting
 
@@ -316,13 +338,8 @@ class Operations:
         )
 
     def _no_turn(self, asked: Asked, refusal: Refusal, watch: Watch) -> CloudSqlError:
-        places = {asked.source or (asked.project, asked.instance): None}
-        places[(asked.project, asked.instance)] = None
         running = [
-            f"{each['operationType']} {each['name']}"
-            for place in places
-            for each in self.of_instance(*place, watch=watch)
-            if each["status"] != _DONE
+            f"{each['operationType']} {each['name']}" for each in self._under_way(asked, watch)
         ]
         return CloudSqlError(
             f"can't {asked.what}: another operation has the instance, and did not end in time"

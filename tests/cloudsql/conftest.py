@@ -12,7 +12,7 @@ from dagster_resil.cloudsql.client import CloudSql
 from dagster_resil.workspace import Workspace
 from tests.cloudsql.instances import SOURCE, connected, grant, remove_others
 from tests.localcloud.cloud import Cloud, running_cloud
-from tests.localcloud.cloudsql import PASSWORD, PROJECT, RECOVERABLE
+from tests.localcloud.cloudsql import PASSWORD, PROJECT
 from tests.localcloud.cloudsql import CloudSql as Google
 
 
@@ -26,7 +26,6 @@ def _own_cloud() -> Iterator[Callable[[], Google]]:
         google.make(
             SOURCE,
             settings={
-                "backupConfiguration": RECOVERABLE,
                 "deletionProtectionEnabled": True,
                 "userLabels": {"team": "shop"},
             },

@@ -21,11 +21,12 @@ _IDLE_TIMEOUT_S = 60
 def connected(sql: Google, account: str = "owner", **settings: Any) -> CloudSql:
     """Return our client, signed in as an account, that gives up soon."""
     quick: dict[str, Any] = {"timeout_s": 60, "request_timeout_s": 10, "retry_s": 3}
+    quick["endpoint"] = sql.cloud.url
     credentials = service_account.Credentials.from_service_account_file(  # type: ignore[no-untyped-call]
         str(sql.cloud.running.keys / f"{account}.json")
     )
     return CloudSql(
-        CloudSqlSettings(project=PROJECT, endpoint=sql.cloud.url, **(quick | settings)),
+        CloudSqlSettings(project=PROJECT, **(quick | settings)),
         credentials=credentials,
     )
 

@@ -22,7 +22,7 @@ def test_an_instance(sql: Google, client: CloudSql) -> None:
     assert (found.state, found.major, found.labels) == ("RUNNABLE", 15, {"team": "shop"})
     assert (found.address, found.port) == ("127.0.0.1", state["port"])
     assert found.deletion_protected
-    assert found.has_recovery
+    assert not found.has_recovery
     assert found.primary is None
     assert found.service_account.endswith(".iam.gserviceaccount.com")
     assert timedelta(0) < datetime.now(UTC) - found.created_at < timedelta(minutes=30)
@@ -39,12 +39,14 @@ def test_an_instance(sql: Google, client: CloudSql) -> None:
 
 
 def test_a_clone_as_it_is_and_as_it_was(sql: Google, client: CloudSql) -> None:
-    window = client.recovery_window(SOURCE)
-    assert window.earliest < window.latest <= datetime.now(UTC)
-    sql.execute(SOURCE, "CREATE TABLE later (x int)")
-    now = client.clone(SOURCE, "as-it-is")
-    then = client.clone(SOURCE, "as-it-was", moment=window.latest, project=SCRATCH)
-    sql.execute(SOURCE, "DROP TABLE later")
+    source = sql.make_recoverable()
+    window = client.recovery_window(source)
+    assert client.instance(source).has_recovery
+    assert window.earliest <= window.latest <= datetime.now(UTC)
+    sql.execute(source, "CREATE TABLE later (x int)")
+    now = client.clone(source, "as-it-is")
+    then = client.clone(source, "as-it-was", moment=window.latest, project=SCRATCH)
+    sql.execute(source, "DROP TABLE later")
     assert (now.name, now.state, now.project) == ("as-it-is", "RUNNABLE", PROJECT)
     assert (then.name, then.state, then.project) == ("as-it-was", "RUNNABLE", SCRATCH)
     later = "SELECT to_regclass('later') IS NOT NULL"
@@ -53,22 +55,22 @@ def test_a_clone_as_it_is_and_as_it_was(sql: Google, client: CloudSql) -> None:
 
 
 def test_points_in_time_that_can_not_be(sql: Google, client: CloudSql) -> None:
-    window = client.recovery_window(SOURCE)
+    source = sql.make_recoverable()
+    window = client.recovery_window(source)
     early = window.earliest - timedelta(hours=1)
     with pytest.raises(CloudSqlError, match="not within the recovery window") as refused:
-        client.clone(SOURCE, "x", moment=early)
+        client.clone(source, "x", moment=early)
     assert "within the window" in refused.value.hint
     with pytest.raises(ConfigurationError, match="no time zone"):
-        client.clone(SOURCE, "x", moment=datetime.now())  # noqa: DTZ005
-    without = sql.make()
+        client.clone(source, "x", moment=datetime.now())  # noqa: DTZ005
     for call in (
-        lambda: client.recovery_window(without),
-        lambda: client.clone(without, "x", moment=window.latest),
+        lambda: client.recovery_window(SOURCE),
+        lambda: client.clone(SOURCE, "x", moment=window.latest),
     ):
         with pytest.raises(CloudSqlError) as refused:
             call()
         assert refused.value.hint == (
-            f"point-in-time recovery is off: gcloud sql instances patch {without} --project=local "
+            f"point-in-time recovery is off: gcloud sql instances patch {SOURCE} --project=local "
             "--enable-point-in-time-recovery"
         )
 
