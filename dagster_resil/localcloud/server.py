@@ -266,6 +266,8 @@ class _Connection(BaseHTTPRequestHandler):
             local = host == "localhost"
         if not local or not ipaddress.ip_address(self.client_address[0]).is_loopback:
             raise ApiError(403, "forbidden", "the local cloud answers this machine alone")
+        if self.path.startswith(_SWITCH) and "Origin" in self.headers:
+            raise ApiError(403, "forbidden", "no page in a browser turns the switches")
 
     def _request(self, body: Body) -> tuple[Request, Route]:
         parts = urlsplit(self.path)

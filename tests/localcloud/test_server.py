@@ -184,6 +184,17 @@ def test_a_fault_that_is_none_is_refused(cloud: Cloud) -> None:
         assert answer.status_code == 400
 
 
+def test_a_page_in_a_browser_turns_no_switch(cloud: Cloud) -> None:
+    answer = requests.post(
+        f"{cloud.url}/localcloud/faults",
+        json={"kind": "drop"},
+        headers={"Origin": "https://example.com"},
+        timeout=10,
+    )
+    assert answer.status_code == 403
+    assert cloud.struck() == []
+
+
 def test_a_region_that_is_gone_leaves_the_other(cloud: Cloud) -> None:
     here, there = cloud.bucket("europe-west1"), cloud.bucket("us-east1")
     with cloud.failing("region_gone", location="europe-west1"):

@@ -419,6 +419,23 @@ def test_lists_have_pages(sql: CloudSql) -> None:
     assert times == sorted(times, reverse=True)
 
 
+def test_lists_are_filtered(sql: CloudSql) -> None:
+    mine = sql.make(settings={"userLabels": {"made-by": "resil", "run": "1"}})
+    sql.make(settings={"userLabels": {"made-by": "somebody"}})
+
+    def listed(expression: str) -> list[str]:
+        answer = sql.instances.list(project=PROJECT, filter=expression).execute()
+        return [each["name"] for each in answer.get("items", [])]
+
+    assert listed("settings.userLabels.made-by:resil") == [mine]
+    assert listed("settings.userLabels.made-by:resil AND state:RUNNABLE") == [mine]
+    assert listed(f"name:{mine} settings.userLabels.run:2") == []
+    assert len(listed("settings.deletionProtectionEnabled:false")) == 2
+    with pytest.raises(HttpError) as refused:
+        listed("name:a OR name:b")
+    assert reason(refused) == (501, "notImplemented")
+
+
 # -- databases and users
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,10 +19,25 @@ from tests.localcloud.cloud import running_cloud
 from tests.localcloud.cloudsql import PROJECT, CloudSql
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def seed() -> Iterator[Path]:
+    """What a cloud has made once it has had an instance: the next one need not make it again."""
     with Workspace() as space:
-        yield space.path / "it's 100% a cloud"
+        with running_cloud(space.path / "cloud") as cloud, CloudSql(cloud) as sql:
+            sql.make()
+            sql.remove_all()
+        yield space.path / "cloud" / "sql"
+
+
+@pytest.fixture
+def folder(seed: Path) -> Iterator[Path]:
+    with Workspace() as space:
+        folder = space.path / "it's 100% a cloud"
+        for place in (folder, folder / "sql", folder / "sql" / "servers"):
+            place.mkdir(mode=0o711)
+        for name in ("secret", "servers/templates"):
+            subprocess.run(["cp", "-Rp", seed / name, folder / "sql" / name], check=True)
+        yield folder
 
 
 def lives(pid: int) -> bool:
@@ -92,6 +109,46 @@ def test_a_crash_leaves_nothing_running(folder: Path) -> None:
         assert ended["error"]["errors"]
         assert sql.get(name)["state"] == "RUNNABLE"
         assert sql.rows(name, "SELECT x FROM t") == [(1,)]
+
+
+@pytest.mark.parametrize("wait_s", [0.05, 0.3])
+def test_a_crash_in_the_middle_of_making(folder: Path, wait_s: float) -> None:
+    with running_cloud(folder) as cloud, CloudSql(cloud) as sql:
+        source = sql.make_recoverable()
+        sql.execute(source, "CREATE TABLE t AS SELECT g FROM generate_series(1, 200000) g")
+        at = datetime.now(UTC)
+        sql.execute(source, "INSERT INTO t VALUES (0)")
+        begun = [
+            sql.clone(source, "a-clone", at=at).execute(),
+            sql.instances.insert(project=PROJECT, body=sql.body("new")).execute(),
+        ]
+        time.sleep(wait_s)
+        os.kill(cloud.running.pid, signal.SIGKILL)
+        gone(cloud.running.pid)
+    deadline = time.monotonic() + 20
+    while busy := processes_in(folder):
+        assert time.monotonic() < deadline, busy
+        time.sleep(0.05)
+    with running_cloud(folder) as cloud, CloudSql(cloud) as sql:
+        for operation in begun:
+            ended = sql.operations.get(project=PROJECT, operation=operation["name"]).execute()
+            assert ended["status"] == "DONE"
+            if "error" in ended:
+                assert sql.get(ended["targetId"])["state"] == "FAILED"
+                sql.delete(ended["targetId"])
+        sql.done(sql.clone(source, "again", at=at))
+        assert sql.rows("again", "SELECT count(*) FROM t") == [(200_000,)]
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Return the commands that run and name a folder."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (place / "cmdline").read_bytes().decode(errors="replace")
+            if str(folder) in command and lives(int(place.name)):
+                found.append(command.replace("\0", " "))
+    return found
 
 
 _PARENT = """

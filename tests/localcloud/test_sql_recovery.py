@@ -14,7 +14,7 @@ from googleapiclient.errors import HttpError
 
 from dagster_resil.localcloud.sql.clock import Clock
 from dagster_resil.localcloud.sql.discovery import parse_time
-from tests.localcloud.cloudsql import PROJECT, CloudSql, fits, reason
+from tests.localcloud.cloudsql import PROJECT, RECOVERABLE, CloudSql, fits, reason
 
 
 def window(sql: CloudSql, name: str) -> tuple[datetime, datetime]:
@@ -156,6 +156,29 @@ def test_the_archive_lags(sql: CloudSql) -> None:
     assert window(sql, source)[1] > before
     operation = sql.done(sql.clone(source, at=window(sql, source)[1]))
     assert sql.rows(destination(operation), "SELECT count(*) FROM t") == [(1,)]
+
+
+def test_clones_of_clones(sql: CloudSql) -> None:
+    first = sql.make_recoverable()
+    sql.execute(first, "CREATE TABLE t AS SELECT 1 AS x")
+    second = destination(sql.done(sql.clone(first, at=window(sql, first)[1])))
+    sql.execute(second, "INSERT INTO t VALUES (2)")
+    at = window(sql, second)[1]
+    sql.execute(second, "INSERT INTO t VALUES (3)")
+    third = destination(sql.done(sql.clone(second, at=at)))
+    assert sql.rows(third, "SELECT x FROM t ORDER BY x") == [(1,), (2,)]
+
+
+def test_a_replica_that_was_promoted_has_a_window(sql: CloudSql) -> None:
+    primary = sql.make_recoverable()
+    replica = sql.make_replica(primary)
+    sql.done(sql.instances.promoteReplica(project=PROJECT, instance=replica))
+    sql.patch(replica, backupConfiguration=RECOVERABLE)
+    sql.execute(replica, "CREATE TABLE t AS SELECT 1 AS x")
+    at = window(sql, replica)[1]
+    sql.execute(replica, "INSERT INTO t VALUES (2)")
+    clone = destination(sql.done(sql.clone(replica, at=at)))
+    assert sql.rows(clone, "SELECT x FROM t") == [(1,)]
 
 
 def test_a_source_that_is_dead_is_recovered_from_its_archive(sql: CloudSql) -> None:

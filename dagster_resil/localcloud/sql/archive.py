@@ -33,7 +33,7 @@ class Archive:
     ) -> Base:
         """Copy a running cluster as a base."""
         target = self._clusters.backups(instance.uid) / folder
-        self._clusters.base_backup(instance, target, watch=watch)
+        self._clusters.base_backup(instance, target, packed=True, watch=watch)
         base = Base(
             uid=instance.uid,
             folder=folder,

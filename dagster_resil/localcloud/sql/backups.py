@@ -17,7 +17,7 @@ from dagster_resil.errors import ResilError
 from dagster_resil.localcloud.protocol import Answer, ApiError, Request, not_done
 from dagster_resil.localcloud.sql.access import Access
 from dagster_resil.localcloud.sql.archive import Archive
-from dagster_resil.localcloud.sql.clusters import Clusters, copy_files
+from dagster_resil.localcloud.sql.clusters import Clusters
 from dagster_resil.localcloud.sql.discovery import format_time
 from dagster_resil.localcloud.sql.errors import invalid_request
 from dagster_resil.localcloud.sql.instances import Instances, without_nulls
@@ -239,7 +239,7 @@ class Backups:
         new, old = data.with_name("data.new"), data.with_name("data.old")
         for place in (new, old):
             shutil.rmtree(place, ignore_errors=True)
-        copy_files(self._folder(backup), new)
+        self._clusters.unpack(self._folder(backup), new)
         after = replace(target, archive=target.archive + 1)
         self._clusters.stop(target, how=signal.SIGQUIT)
         data.rename(old)

@@ -18,7 +18,6 @@ from dagster_resil.localcloud.sql.archive import Archive
 from dagster_resil.localcloud.sql.clusters import (
     Clusters,
     command_path,
-    copy_files,
     place_file,
 )
 from dagster_resil.localcloud.sql.discovery import format_time, format_time_up, parse_time
@@ -158,7 +157,7 @@ class Clones:
         self, source: Instance, clone: Instance, base: Base, when: datetime, running: Running
     ) -> Instance:
         data = self._clusters.data(clone)
-        copy_files(self._clusters.backups(source.uid) / base.folder, data)
+        self._clusters.unpack(self._clusters.backups(source.uid) / base.folder, data)
         running.check()
         place_file(data / "recovery.signal")
         settings = {

@@ -16,7 +16,6 @@ segments of 1 MB, the smallest there are. The processes are killed with ours; th
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
@@ -29,6 +28,7 @@ import signal
 import socket
 import struct
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -133,6 +133,7 @@ class Clusters:
         self._store = store
         self._servers: dict[str, Server] = {}
         self._lock = threading.RLock()
+        self._locks: dict[str, threading.RLock] = {}
         self._programs: dict[int, Programs] = {}
         self._closed = False
         # A server gets its death signal when the thread that started it ends, so these threads
@@ -195,9 +196,18 @@ class Clusters:
             place.mkdir(mode=0o700, exist_ok=True)
             hand_over(place)
 
+    def mend_home(self, instance: Instance) -> None:
+        """Put a cluster back that a local cloud did not live to replace."""
+        data = self.data(instance)
+        old = data.with_name("data.old")
+        if old.exists() and not data.exists():
+            old.rename(data)
+
     def remove_home(self, uid: str) -> None:
         """Remove an instance's folders."""
         shutil.rmtree(self.home(uid), ignore_errors=True)
+        with self._lock:
+            self._locks.pop(uid, None)
 
     @property
     def password(self) -> str:
@@ -339,20 +349,46 @@ class Clusters:
 
     # -- running
 
+    @contextmanager
+    def _alone(self, uid: str) -> Iterator[None]:
+        """Let nobody else start or stop a server meanwhile."""
+        with self._lock:
+            lock = self._locks.setdefault(uid, threading.RLock())
+        with lock:
+            yield
+
     def start(
         self, instance: Instance, *, more: Mapping[str, str] | None = None, timeout_s: float = 60
     ) -> Instance:
-        """Start an instance's server and wait until it answers.
+        """Start an instance's server, unless it runs, and wait until it answers.
 
         :param more: settings for this start.
         :return: the instance, which may have got another port.
         :raises ServerFailed: it does not start; its words are in the message.
         """
+        with self._alone(instance.uid):
+            if self.alive(instance):
+                return instance
+            port = instance.port
+            instance = self._start(instance, more or {}, timeout_s)
+        if instance.port != port:
+            self._tell_replicas(instance)
+        return instance
+
+    def _tell_replicas(self, primary: Instance) -> None:
+        """Have the replicas that run look for their primary at its new port."""
+        for each in self._store.instances(primary.project):
+            if each.primary == primary.name and self.alive(each):
+                self.configure(each, {})
+                with self.admin(each) as connection:
+                    connection.execute("SELECT pg_reload_conf()")
+
+    def _start(self, instance: Instance, more: Mapping[str, str], timeout_s: float) -> Instance:
         stop_leftover(self.data(instance))  # of a local cloud that was killed
         for left in reversed(range(_PORT_TRIES)):
             if not _port_is_free(instance.port):
                 instance = self._with_new_port(instance)
-            self.configure(instance, more or {})
+            self.configure(instance, more)
             server = Server(
                 self.programs(instance.major),
                 self.data(instance),
@@ -395,10 +431,11 @@ class Clusters:
 
     def stop(self, instance: Instance, *, how: signal.Signals = signal.SIGINT) -> None:
         """Stop an instance's server, if it runs."""
-        with self._lock:
-            server = self._servers.pop(instance.uid, None)
-        if server is not None:
-            server.stop(how=how)
+        with self._alone(instance.uid):
+            with self._lock:
+                server = self._servers.pop(instance.uid, None)
+            if server is not None:
+                server.stop(how=how)
 
     def alive(self, instance: Instance) -> bool:
         """Return whether an instance's server runs."""
@@ -465,46 +502,68 @@ class Clusters:
         instance: Instance,
         target: Path,
         *,
+        packed: bool = False,
         watch: Callable[[], None] | None = None,
-        slot: str | None = None,
     ) -> None:
         """Copy a running cluster's files, with the WAL that makes them whole.
 
+        :param packed: into tar files: a thousand small files cost ten times as much to make.
         :raises ServerFailed: it can't be copied; pg_basebackup's words are in the message.
         """
-        # The replication role may do that and nothing else, but the admin's way is at hand.
         endpoint = self.endpoint(instance)
         target.mkdir(mode=0o700)
         hand_over(target)
-        slots = ["--slot", slot] if slot else []
-        done = self.run(
-            instance.major,
-            "pg_basebackup",
-            f"--host={endpoint.parameters['host']}",
-            f"--port={endpoint.parameters['port']}",
-            f"--username={ADMIN}",
-            f"--pgdata={target}",
-            "--checkpoint=fast",
-            "--wal-method=stream",
-            "--no-sync",
-            "--no-manifest",
-            "--no-password",
-            *slots,
-            database=endpoint,
-            as_server=True,
-            watch=watch,
-        )
-        if not done.ok:
+        try:
+            done = self.run(
+                instance.major,
+                "pg_basebackup",
+                f"--host={endpoint.parameters['host']}",
+                f"--port={endpoint.parameters['port']}",
+                f"--username={ADMIN}",
+                f"--pgdata={target}",
+                f"--format={'tar' if packed else 'plain'}",
+                "--checkpoint=fast",
+                "--wal-method=stream",
+                "--no-sync",
+                "--no-manifest",
+                "--no-password",
+                database=endpoint,
+                as_server=True,
+                watch=watch,
+            )
+            if not done.ok:
+                raise ServerFailed(f"pg_basebackup failed: {done.complaint}")
+        except BaseException:
             shutil.rmtree(target, ignore_errors=True)
-            raise ServerFailed(f"pg_basebackup failed: {done.complaint}")
-        with contextlib.suppress(FileNotFoundError):
-            (target / "standby.signal").unlink()
+            raise
 
-    def timeline(self, data: Path) -> int:
-        """Return the timeline that a copy of a cluster begins with."""
-        label = (data / "backup_label").read_text()
-        found = re.search(r"^START TIMELINE: (\d+)$", label, re.MULTILINE)
-        return int(found[1]) if found else 1
+    def unpack(self, base: Path, target: Path) -> None:
+        """Make a cluster's files of a base that was packed.
+
+        :raises ServerFailed: tar failed.
+        """
+        target.mkdir(mode=0o700)
+        hand_over(target)
+        for name, place in (("base.tar", target), ("pg_wal.tar", target / "pg_wal")):
+            done = run(
+                [*dies_with_us("KILL"), "tar", "-xf", base / name, "-C", place],
+                cwd="/",
+                user=server_user(),
+                timeout_s=_PROGRAM_TIMEOUT_S,
+            )
+            if not done.ok:
+                shutil.rmtree(target, ignore_errors=True)
+                raise ServerFailed(f"can't unpack {base / name}: {done.complaint}")
+
+    def timeline(self, base: Path) -> int:
+        """Return the timeline that a packed base begins with."""
+        with tarfile.open(base / "base.tar") as archive:
+            label = archive.extractfile("backup_label")
+            text = label.read().decode() if label is not None else ""
+        found = re.search(r"^START TIMELINE: (\d+)$", text, re.MULTILINE)
+        if not found:
+            raise ServerFailed(f"{base} has no backup_label")
+        return int(found[1])
 
 
 def slot_name(instance: Instance) -> str:
@@ -573,7 +632,7 @@ def _port_is_free(port: int) -> bool:
 def _make_template(programs: Programs, data: Path, socket_dir: Path, password: str) -> None:
     hand_over(socket_dir)
     server = Server(programs, data, socket_dir, superuser=ADMIN, password=password)
-    server.initialize({}, options=["--wal-segsize=1"])
+    server.initialize({"fsync": "off"}, options=["--wal-segsize=1"])
     with (data / "postgresql.conf").open("a") as file:
         file.write(f"include_if_exists = '{_CONF}'\n")
     server.start()
@@ -588,6 +647,9 @@ def _make_template(programs: Programs, data: Path, socket_dir: Path, password: s
             connection.execute("INSERT INTO heartbeat VALUES (clock_timestamp())")
     finally:
         server.stop(how=signal.SIGINT)
+    # It is shut down and needs none; each copy begins its WAL anew.
+    for segment in (data / "pg_wal").glob("0*"):
+        segment.unlink()
 
 
 def _make_roles(connection: Connection, major: int, password: str) -> None:

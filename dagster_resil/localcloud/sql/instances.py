@@ -175,7 +175,7 @@ class Instances:
         """Have an instance RUNNABLE whose server runs."""
         if base and instance.has_recovery:
             self._archive.take_base(instance, "first")
-        self._store.change(instance.key, state="RUNNABLE")
+        self._outages.settle(self._store.change(instance.key, state="RUNNABLE"))
 
     def failed(self, instance: Instance) -> None:
         """Leave an instance FAILED that could not be made: it is there until it is deleted."""
@@ -281,15 +281,19 @@ class Instances:
 
     def _list(self, request: Request) -> Answer:
         self._access.check(request, "cloudsql.instances.list")
-        if request.query.get("filter"):
-            raise not_done("instances.list with a filter")
+        wanted = conditions(request.query.get("filter", ""))
         limit, after = page(request, _MOST_RESULTS)
         everything = self._store.instances(request.names["project"])
-        here = [each for each in everything if not self._outages.gone(each.region)]
+        here = [
+            resource
+            for each in everything
+            if not self._outages.gone(each.region)
+            and fulfils(resource := self.resource(each, request.base_url), wanted)
+        ]
         shown = here[after or 0 :][:limit]
         answer: dict[str, Any] = {"kind": "sql#instancesList"}
         if shown:
-            answer["items"] = [self.resource(each, request.base_url) for each in shown]
+            answer["items"] = shown
         if len(here) > (after or 0) + limit:
             answer["nextPageToken"] = str((after or 0) + limit)
         if missing := {each.region for each in everything if self._outages.gone(each.region)}:
@@ -512,6 +516,35 @@ def settings_of(given: Mapping[str, Any], *, replica: bool) -> dict[str, Any]:
     if settings["activationPolicy"] not in ("ALWAYS", "NEVER"):
         raise not_done(f"settings.activationPolicy {settings['activationPolicy']}")
     return settings
+
+
+def conditions(expression: str) -> list[tuple[list[str], str]]:
+    """Read a list's filter: ``field.below:value``, several of them apart by spaces or AND.
+
+    :raises ApiError: it is another.
+    """
+    found = []
+    for word in expression.split():
+        if word == "AND":
+            continue
+        field, colon, value = word.partition(":")
+        if not colon or word == "OR" or "*" in value:
+            raise not_done(f"the filter {expression!r}")
+        found.append((field.split("."), value.strip('"')))
+    return found
+
+
+def fulfils(resource: Mapping[str, Any], wanted: list[tuple[list[str], str]]) -> bool:
+    """Return whether a resource is as a filter says."""
+    for path, value in wanted:
+        found: Any = resource
+        for step in path:
+            found = found.get(step) if isinstance(found, Mapping) else None
+        if isinstance(found, bool):
+            found = str(found).lower()
+        if found != value:
+            return False
+    return True
 
 
 def merged(old: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,9 +48,10 @@ class Outages:
     def apply(self) -> None:
         """Have every instance as the faults say."""
         with self._lock:
-            self._clusters.each(self._apply, self._store.instances())
+            self._clusters.each(self.settle, self._store.instances())
 
-    def _apply(self, instance: Instance) -> None:
+    def settle(self, instance: Instance) -> None:
+        """Have an instance as the faults say."""
         if instance.state != "RUNNABLE":
             return
         faults = self._switch.armed()

@@ -110,12 +110,7 @@ class Replicas:
         def work(running: Running) -> None:
             if not self._clusters.alive(replica):
                 self._clusters.start(replica)
-            with self._clusters.admin(replica) as connection:
-                # It replays what it has received, also where a fault held it back.
-                connection.execute("SELECT pg_wal_replay_resume()")
-                row = connection.execute("SELECT pg_promote(true, 60)").fetchone()
-            if row is None or not row[0]:
-                raise OperationFailed("INTERNAL_ERROR", "The replica was not promoted in time.")
+            self._promote_server(replica)
             self._outages.drop_slot(replica)
             after = self._store.change(
                 replica.key, masterInstanceName=None, instanceType="CLOUD_SQL_INSTANCE"
@@ -123,3 +118,14 @@ class Replicas:
             self._clusters.configure(after, {})
 
         return self._operations.begin(request, "PROMOTE_REPLICA", replica, work)
+
+    def _promote_server(self, replica: Instance) -> None:
+        with self._clusters.admin(replica) as connection:
+            row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
+            if row is not None and not row[0]:
+                return  # by an operation that was interrupted
+            # It replays what it has received, also where a fault held it back.
+            connection.execute("SELECT pg_wal_replay_resume()")
+            row = connection.execute("SELECT pg_promote(true, 60)").fetchone()
+        if row is None or not row[0]:
+            raise OperationFailed("INTERNAL_ERROR", "The replica was not promoted in time.")

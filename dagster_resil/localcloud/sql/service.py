@@ -111,6 +111,7 @@ class SqlService:
             if instance.state not in ("RUNNABLE", "PENDING_DELETE"):
                 return
             try:
+                self._clusters.mend_home(instance)
                 if instance.is_on:
                     self._clusters.start(instance)
                 self._store.change(instance.key, state="RUNNABLE")
@@ -118,7 +119,16 @@ class SqlService:
                 log.exception("instance %s does not start", instance.name)
                 self._store.change(instance.key, state="FAILED")
 
-        self._clusters.each(start, self._store.instances())
+        # Replicas are told where their primary is, which may have got another port.
+        for replicas in (False, True):
+            self._clusters.each(
+                start,
+                [
+                    each
+                    for each in self._store.instances()
+                    if (each.primary is not None) is replicas
+                ],
+            )
 
     def close(self) -> None:
         """End what is under way, and every server."""
