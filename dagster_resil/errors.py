@@ -22,6 +22,9 @@
     │   ├── ObjectMissing           4
     │   ├── ObjectDamaged           4
     │   └── ManifestDamaged         4
+    ├── CloudSqlError               4
+    │   ├── InstanceMissing         4
+    │   └── OperationUnfinished     4   it may be under way still
     └── RestoreFailed               4
 
 Exit code 1 is the verdict FAIL and nothing else; it belongs to no error.
@@ -182,6 +185,31 @@ class ManifestDamaged(VaultError):
     """The manifest is not valid, so the backup cannot be trusted."""
 
     code = "manifest_damaged"
+
+
+class CloudSqlError(ResilError):
+    """Cloud SQL refused something, or an operation of it failed.
+
+    :param reason: Google's own word for it, for example "notAuthorized"; the set is open.
+    """
+
+    code = "cloud_sql"
+
+    def __init__(self, message: str, *, hint: str = "", reason: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
+class InstanceMissing(CloudSqlError):
+    """There is no instance of that name."""
+
+    code = "instance_missing"
+
+
+class OperationUnfinished(CloudSqlError):
+    """An operation has not ended in time, or can't be watched: it may be under way still."""
+
+    code = "operation_unfinished"
 
 
 class RestoreFailed(ResilError):

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
-from urllib.parse import urlsplit
 
-import google.auth
 import google.auth.credentials
 import requests.adapters
-from google.auth import impersonated_credentials
-from google.auth.exceptions import GoogleAuthError
 from google.cloud import storage
 
 from dagster_resil.errors import ConfigurationError
+from dagster_resil.google import LOCALCLOUD_VARIABLE as LOCALCLOUD_VARIABLE  # others' too
+from dagster_resil.google import is_loopback, sign_in
 
-LOCALCLOUD_VARIABLE = "RESIL_LOCALCLOUD"
-"""Set by our local cloud to its own address: the one server but Google's that is believed."""
 _EMULATOR_VARIABLE = "STORAGE_EMULATOR_HOST"
 _SCOPE = "https://www.googleapis.com/auth/devstorage.full_control"
-_CLOUD_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _CONNECTIONS = 64
 """Kept open: as many as there may be jobs. The library's own ten would be closed and made anew."""
 
@@ -123,50 +117,25 @@ def _wrong(name: str, value: object, wanted: str) -> ConfigurationError:
     )
 
 
-def is_loopback(url: str) -> bool:
-    """Return whether a URL leads to this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def new_client(settings: GcsSettings) -> storage.Client:
     """Return a client with Application Default Credentials.
 
     :raises ConfigurationError: there are none, or the environment leads to an emulator.
     """
     _refuse_emulators()
-    try:
-        if os.environ.get(_EMULATOR_VARIABLE):  # our own, which was just looked at
-            client = storage.Client()
-        else:
-            credentials, project = google.auth.default(scopes=[_SCOPE, _CLOUD_SCOPE])
-            if settings.impersonate:
-                credentials = impersonated_credentials.Credentials(  # type: ignore[no-untyped-call]
-                    source_credentials=credentials,
-                    target_principal=settings.impersonate,
-                    target_scopes=[_SCOPE],
-                    iam_endpoint_override=_iam_endpoint(settings.impersonate),
-                )
-            # Buckets are named without a project; the library wants one only to make them.
-            client = storage.Client(project=project or "none", credentials=credentials)
-    except GoogleAuthError as error:
-        raise ConfigurationError(
-            f"can't sign in to Google Cloud: {error}".splitlines()[0],
-            hint="on your machine: gcloud auth application-default login; on a server, let it run "
-            "as a service account (see the README's section on Cloud Storage)",
-        ) from None
+    if os.environ.get(_EMULATOR_VARIABLE):  # our own, which was just looked at
+        client = storage.Client()
+    else:
+        credentials, project = sign_in(
+            [_SCOPE],
+            impersonate=settings.impersonate,
+            more=" (see the README's section on Cloud Storage)",
+        )
+        # Buckets are named without a project; the library wants one only to make them.
+        client = storage.Client(project=project or "none", credentials=credentials)
     check_client(client)
     prepare(client)
     return client
-
-
-def _iam_endpoint(account: str) -> str | None:
-    local = os.environ.get(LOCALCLOUD_VARIABLE)
-    path = f"/v1/projects/-/serviceAccounts/{account}:generateAccessToken"
-    return local + path if local else None
 
 
 def _refuse_emulators() -> None:

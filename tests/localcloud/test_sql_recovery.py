@@ -52,6 +52,25 @@ def test_a_clone_is_the_source_as_it_is(sql: CloudSql) -> None:
     assert sql.rows(source, "SELECT count(*) FROM t") == [(1000,)]
 
 
+def test_a_clone_that_failed_can_be_deleted(sql: CloudSql) -> None:
+    source = sql.make(settings={"deletionProtectionEnabled": True})
+    sql.cloud.fault("operation_failed", method="sql.instances.clone")
+    sql.failed(sql.clone(source, "a-clone"))
+    sql.cloud.mend()
+    where = {"project": PROJECT, "instance": "a-clone"}
+    for refused_request in (
+        sql.instances.delete(**where),
+        sql.instances.patch(**where, body={"settings": {"dataDiskSizeGb": "20"}}),
+    ):
+        with pytest.raises(HttpError) as refused:
+            refused_request.execute()
+        assert refused.value.resp.status == 400
+    sql.patch("a-clone", deletionProtectionEnabled=False, userLabels={"a": "b"})
+    found = sql.get("a-clone")
+    assert (found["state"], found["settings"]["userLabels"]) == ("FAILED", {"a": "b"})
+    sql.delete("a-clone")
+
+
 def test_a_clone_into_another_project(sql: CloudSql) -> None:
     source = sql.make_recoverable()
     sql.execute(source, "CREATE TABLE t AS SELECT 1 AS x")

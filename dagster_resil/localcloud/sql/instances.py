@@ -339,7 +339,6 @@ class Instances:
         change: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]],
     ) -> Answer:
         instance = self._access.instance(request, "cloudsql.instances.update")
-        check_running(instance.changed(settings={}))
         given = request.given
         for key in _UNCHANGEABLE:
             shown = instance.name if key == "name" else instance.resource.get(key)
@@ -349,6 +348,8 @@ class Instances:
         version = new.pop("settingsVersion", None)
         check_version(instance, version)
         settings = settings_of(change(instance.settings, new), replica=instance.primary is not None)
+        if instance.state != "FAILED" or _concerns_server(instance.settings, settings):
+            check_running(instance.changed(settings={}))
         settings["settingsVersion"] = str(int(instance.settings["settingsVersion"]) + 1)
         if (
             settings["activationPolicy"] == "NEVER"
@@ -471,6 +472,16 @@ def check_running(instance: Instance) -> None:
             "invalidState",
             "The Cloud SQL instance is not in an appropriate state to handle the request.",
         )
+
+
+def _concerns_server(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Return whether settings differ in more than what Cloud SQL itself keeps.
+
+    That can be changed of an instance that could not be made too: otherwise a clone that failed
+    half-way could never be deleted, since it inherits its source's protection.
+    """
+    kept = ("userLabels", "deletionProtectionEnabled")
+    return any(old.get(key) != new.get(key) for key in old.keys() | new.keys() if key not in kept)
 
 
 def check_version(instance: Instance, version: Any) -> None:
