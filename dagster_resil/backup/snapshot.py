@@ -38,6 +38,8 @@ class HeldSnapshot:
 
     :ivar endpoint: the one server that holds it.
     :ivar id: what ``SET TRANSACTION SNAPSHOT`` and ``pg_dump --snapshot`` take.
+    :ivar in_progress: how many transactions that had written were under way when it was taken;
+        None on a server that does not tell.
     :ivar tables: the tables it shows, each locked against DDL and TRUNCATE (ACCESS SHARE).
     """
 
@@ -49,6 +51,7 @@ class HeldSnapshot:
     tables: tuple[Relation, ...]
     server_version: int
     encoding: str
+    in_progress: int | None = None
 
     def __post_init__(self) -> None:
         self._busy = threading.Lock()
@@ -133,11 +136,13 @@ def hold_snapshot(
             "SELECT pg_catalog.pg_export_snapshot(), "
             "CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() "
             "ELSE pg_catalog.pg_current_wal_lsn() END::pg_catalog.text, "
-            "pg_catalog.clock_timestamp(), pg_catalog.current_setting('server_encoding')"
+            "pg_catalog.clock_timestamp(), pg_catalog.current_setting('server_encoding'), "
+            "(SELECT pg_catalog.count(*) FROM "
+            "pg_catalog.txid_snapshot_xip(pg_catalog.txid_current_snapshot()))"
         ).fetchone()
         if row is None:  # pragma: no cover - a SELECT without FROM gives a row
             raise AssertionError("no snapshot")
-        identifier, lsn, taken_at, encoding = row
+        identifier, lsn, taken_at, encoding, in_progress = row
         tables = list_tables(connection)
         check_permissions(connection, tables, connection.info.user)
         between()
@@ -153,6 +158,7 @@ def hold_snapshot(
             tables=tuple(tables),
             server_version=connection.info.server_version,
             encoding=encoding,
+            in_progress=in_progress,
         )
     except psycopg.errors.LockNotAvailable:
         raise BackupFailed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Literal
 
 import dagster_resil
-from dagster_resil.backup.archive import ArchiveReader
+from dagster_resil.backup.data import Method, Reading, SnapshotData
 from dagster_resil.backup.definitions import read_state
 from dagster_resil.backup.dump import Dumper, judge
 from dagster_resil.backup.expectations import ExpectationReader
 from dagster_resil.backup.globals import read_globals
 from dagster_resil.backup.instructions import restore_readme, restore_script
-from dagster_resil.backup.parts import Part, cut, data_file, restore_statement, to_read_in_parts
-from dagster_resil.backup.reader import TableReader
 from dagster_resil.backup.snapshot import HeldSnapshot, SnapshotRaced, hold_snapshot
 from dagster_resil.errors import (
     BackupFailed,
@@ -33,11 +31,17 @@ from dagster_resil.errors import (
 from dagster_resil.postgres.archive import TableOfContents, sequence_value
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.identity import database_bytes, read_identity
-from dagster_resil.postgres.inventory import SequenceValue, read_sequences
+from dagster_resil.postgres.inventory import (
+    LargeObjects,
+    SequenceValue,
+    read_large_objects,
+    read_sequences,
+)
 from dagster_resil.postgres.programs import Programs, client_for
 from dagster_resil.postgres.scratch import sweep
-from dagster_resil.postgres.tables import Content, FingerprintForm, Relation, default_form
-from dagster_resil.process import DAY_S, Child
+from dagster_resil.postgres.session import settle
+from dagster_resil.postgres.tables import FingerprintForm, Relation, default_form, read_writers
+from dagster_resil.process import DAY_S
 from dagster_resil.progress import Progress, Step, silent
 from dagster_resil.vault.backups import Backups, new_backup_id
 from dagster_resil.vault.base import Vault
@@ -50,9 +54,11 @@ from dagster_resil.vault.expected import (
 from dagster_resil.vault.model import (
     FORMAT,
     NAME_PATTERN,
+    Engine,
     Expectations,
     Manifest,
     Partition,
+    Recovered,
     Snapshot,
     Source,
     StoredObject,
@@ -74,8 +80,6 @@ for some 15,000 locks, unless it is told otherwise."""
 LARGE_OBJECTS = ("pg_catalog", "pg_largeobject")
 _TOLD = ("jobs", "lock_timeout_s", "compare", "part_bytes", "compress_level", "grace_s")
 """The settings that shape a backup, which its manifest tells."""
-_SLOWEST = 3
-"""The highest of ISA-L's compression levels."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,7 @@ class _Taken:
     :param objects: what is in the vault already.
     """
 
+    engine: Engine
     source: Source
     snapshot: Snapshot
     tables: tuple[Table, ...]
@@ -123,6 +128,7 @@ class _Taken:
     globals_sql: str
     database_bytes: int
     form: FingerprintForm
+    tools: dict[str, str]
     contents: TableOfContents
     objects: tuple[StoredObject, ...]
 
@@ -134,6 +140,8 @@ def take_backup(
     name: str,
     partition: Partition | None = None,
     settings: BackupSettings | None = None,
+    method: Method = SnapshotData,
+    recovered: Recovered | None = None,
     progress: Progress = silent,
     between: Callable[[], None] = lambda: None,
 ) -> Manifest:
@@ -141,6 +149,8 @@ def take_backup(
 
     :param name: the database's name for us, ``[a-z][a-z0-9_]*``.
     :param partition: the time window that the snapshot has to lie in.
+    :param method: what reads the data.
+    :param recovered: the past moment that the source shows, where it was recovered to it.
     :param between: called between snapshot and locks; tests put a race there.
     :raises ResilError: nothing of it is listed, and the source is let go.
     """
@@ -155,7 +165,9 @@ def take_backup(
     with Workspace(settings.work_dir) as space:
         with source.connect() as connection:
             programs = client_for(connection.info.server_version // 10000)
-        attempt = _Attempt(source, backups, name, partition, programs, settings, space.path)
+        attempt = _Attempt(
+            source, backups, name, partition, programs, settings, space.path, method, recovered
+        )
         with _discarding(backups) as begin:
             taken, backup_id = _take(attempt, begin, progress, between)
             dumped_s = time.monotonic() - begun
@@ -165,11 +177,14 @@ def take_backup(
                 format=FORMAT,
                 backup_id=backup_id,
                 name=name,
+                engine=taken.engine,
+                recovered=recovered,
                 partition=_placed(partition, taken.snapshot.taken_at, settings.grace_s),
                 source=taken.source,
                 snapshot=taken.snapshot,
                 tools={
                     "pg_dump": programs.version,
+                    **taken.tools,
                     "dagster_resil": dagster_resil.__version__,
                 },
                 started_at=started_at,
@@ -208,6 +223,12 @@ class _Attempt:
     programs: Programs
     settings: BackupSettings
     folder: Path
+    method: Method
+    recovered: Recovered | None
+
+    def moment_of(self, snapshot: HeldSnapshot) -> datetime:
+        """Return the time of what is backed up: a past moment's, where it was recovered."""
+        return self.recovered.moment if self.recovered else snapshot.taken_at
 
     @property
     def schema(self) -> Path:
@@ -294,8 +315,9 @@ def _take(
             ) as snapshot:
                 identity = read_identity(snapshot.connection)
                 _check_same_source(attempt.backups, attempt.name, identity, settings)
-                _placed(attempt.partition, snapshot.taken_at, settings.grace_s)
-                backup_id = new_backup_id(attempt.name, snapshot.taken_at)
+                moment = attempt.moment_of(snapshot)
+                _placed(attempt.partition, moment, settings.grace_s)
+                backup_id = new_backup_id(attempt.name, moment)
                 begin(backup_id)
                 try:
                     return _read(attempt, backup_id, snapshot, identity, progress), backup_id
@@ -343,7 +365,6 @@ def _read(
 ) -> _Taken:
     settings = attempt.settings
     schema = attempt.schema
-    store = partial(attempt.backups.put_object, backup_id)
     holder = snapshot.connection
     form = _FORMS[settings.compare]
     if form == "hash":
@@ -353,35 +374,28 @@ def _read(
     sequences_before = read_sequences(holder)
     deadline = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
     where = snapshot.endpoint.describe()
-    in_parts = to_read_in_parts(snapshot.tables)
-    parts = [
-        part
-        for table in in_parts
-        for part in cut(
-            table, part_bytes=settings.part_bytes, server_version=snapshot.server_version
-        )
-    ]
     total_bytes = sum(table.bytes for table in snapshot.tables)
-
     crowded = len(snapshot.tables) > _CROWD_TABLES
+    reading = Reading(
+        backup_id=backup_id,
+        snapshot=snapshot,
+        programs=attempt.programs,
+        dumper=dumper,
+        store=partial(attempt.backups.put_object, backup_id),
+        store_many=partial(attempt.backups.put_objects, backup_id),
+        jobs=settings.jobs,
+        part_bytes=settings.part_bytes,
+        compress_level=settings.compress_level,
+    )
     with (
         ExpectationReader(snapshot, form=form, sessions=settings.jobs) as expectations,
-        dumper.start_schema(schema) as schema_dump,
-        TableReader(
-            snapshot,
-            attempt.programs,
-            parts,
-            sessions=settings.jobs,
-            level=min(settings.compress_level, _SLOWEST),
-            store=store,
-            kept_bytes=settings.part_bytes,
-        ) as tables,
+        attempt.method(reading) as data,
     ):
 
         def watch() -> None:
             snapshot.pulse()
             expectations.check()
-            tables.check()
+            data.check()
             if deadline is not None and time.monotonic() > deadline:
                 raise BackupFailed(
                     f"the backup of {where} took longer than {settings.timeout_s:g} s",
@@ -391,66 +405,62 @@ def _read(
             progress(
                 Step(
                     "reading",
-                    (tables.done_bytes + expectations.done_bytes) // 2,
+                    (data.done_bytes + expectations.done_bytes) // 2,
                     total_bytes,
                     "bytes",
-                    rows=tables.done_rows,
+                    rows=data.done_rows,
                 )
             )
 
-        def ended(child: Child) -> None:
-            judge(child.wait(watch=watch), where)
+        def dump_schema(file: Path) -> None:
+            with dumper.start_schema(file) as child:
+                judge(child.wait(watch=watch), where)
 
         if crowded:
-            ended(schema_dump)
-        with (
-            dumper.start_archive(compress_level=settings.compress_level, without=in_parts) as dump,
-            ArchiveReader(
-                dump,
-                where=where,
-                encoding=snapshot.encoding,
-                store=store,
-                store_many=partial(attempt.backups.put_objects, backup_id),
-            ) as archive,
-        ):
-            if not crowded:
-                ended(schema_dump)
-            archive.wait(watch)
+            data.wait_for_definitions(watch)
+            dump_schema(schema)
+        else:
+            dump_schema(schema)
+            data.wait_for_definitions(watch)
         inventory, large_objects = expectations.wait_for_schema(watch)
         sequences_after = read_sequences(holder)
         # What no lock holds still, functions for one, must be as it was when all of it was read.
         if read_state(snapshot.endpoint) != definitions:
             again = schema.with_suffix(".again")
-            with dumper.start_schema(again) as schema_dump:
-                ended(schema_dump)
+            dump_schema(again)
             if _settled_text(schema) != _settled_text(again):
                 raise SnapshotRaced("the schema was changed while the backup ran")
         globals_sql = read_globals(holder)
         expectations.wait(watch)
-        tables.wait(watch)
+        data.wait(watch)
         watch()  # tell the whole of it
+        unsettled = frozenset[int]()
+        if not data.under_snapshot:
+            unsettled = _written_since(snapshot, large_objects)
         snapshot.assert_held()
-        contents = expectations.contents
-        read = archive.rows
 
-    for relation in in_parts:
-        read[relation.schema, relation.name] = tables.rows[relation.oid]
+    contents = expectations.contents
+    rows, parts = data.rows, data.parts
+    found = []
     for relation in snapshot.tables:
-        if relation.extension is None:  # the rows of an extension's tables come with it
-            _check_rows(relation, read, contents)
-    places = _places(archive, parts)
-    found = [
-        Table(
-            schema=relation.schema,
-            name=relation.name,
-            rows=contents[relation.oid].rows,
-            fingerprint=contents[relation.oid].fingerprint,
-            bytes=relation.bytes,
-            parts=places.get((relation.schema, relation.name), ()),
-        )
-        for relation in snapshot.tables
-        if relation.readable
-    ]
+        key = (relation.schema, relation.name)
+        settled = relation.oid not in unsettled
+        # The rows of an extension's tables come with it.
+        if relation.extension is None:
+            _check_rows(relation, rows.get(key), contents[relation.oid].rows if settled else None)
+        if relation.readable:
+            content = contents[relation.oid]
+            found.append(
+                Table(
+                    schema=relation.schema,
+                    name=relation.name,
+                    rows=content.rows if settled else rows.get(key, content.rows),
+                    fingerprint=content.fingerprint,
+                    bytes=relation.bytes,
+                    parts=parts.get(key, ()),
+                    settled=settled,
+                )
+            )
     if large_objects.count:
         found.append(
             Table(
@@ -462,13 +472,20 @@ def _read(
                 bytes=large_objects.bytes,
             )
         )
+    toc = data.contents
     return _Taken(
+        engine=data.engine,
         source=identity,
-        snapshot=Snapshot(id=snapshot.id, lsn=snapshot.lsn, taken_at=snapshot.taken_at),
+        snapshot=Snapshot(
+            id=snapshot.id,
+            lsn=snapshot.lsn,
+            taken_at=attempt.moment_of(snapshot),
+            in_progress=snapshot.in_progress,
+        ),
         tables=tuple(found),
         expected=Expected(
             inventory=inventory,
-            sequences=_sequences(archive.contents, sequences_before, sequences_after),
+            sequences=_sequences(toc, sequences_before, sequences_after),
             large_objects=large_objects,
             unreadable_tables=tuple(
                 f"{t.schema}.{t.name}" for t in snapshot.tables if not t.readable
@@ -477,45 +494,48 @@ def _read(
         globals_sql=globals_sql,
         database_bytes=database_bytes(holder),
         form=form,
-        contents=archive.contents.with_table_data(
-            {table.oid: (restore_statement(table, holder), data_file(table)) for table in in_parts}
-        ),
-        objects=(*archive.objects.values(), *tables.objects.values()),
+        tools=dict(data.tools),
+        contents=toc,
+        objects=tuple(data.objects.values()),
     )
 
 
 _REPORT_HINT = "this should not happen: please report it with the versions of server and pg_dump"
 
 
-def _places(
-    archive: ArchiveReader, parts: Sequence[Part]
-) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Return the names of the objects that hold each table's rows."""
-    places: dict[tuple[str, str], tuple[str, ...]] = {
-        table: (name,) for table, name in archive.parts.items()
-    }
-    for part in parts:
-        key = (part.table.schema, part.table.name)
-        places[key] = (*places.get(key, ()), part.object_name)
-    return places
+def _written_since(snapshot: HeldSnapshot, large_objects: LargeObjects) -> frozenset[int]:
+    """Return the tables that were written to since the snapshot was taken, by their OIDs.
+
+    :raises BackupFailed: large objects were.
+    """
+    tables = [table for table in snapshot.tables if table.readable]
+    with snapshot.worker() as then:
+        before = read_writers(then, tables)
+    with snapshot.endpoint.connect(application_name="dagster_resil compare") as now:
+        settle(now, gentle=True)
+        after = read_writers(now, tables)
+        if read_large_objects(now) != large_objects:
+            raise BackupFailed(
+                f"large objects of {snapshot.endpoint.describe()} were written to while it was "
+                "exported, so what they have to equal is not known",
+                hint="export a clone that nobody writes to: consistency: clone",
+            )
+    return frozenset(table.oid for table in tables if before[table.oid] != after[table.oid])
 
 
-def _check_rows(
-    table: Relation, read: Mapping[tuple[str, str], int], contents: Mapping[int, Content]
-) -> None:
+def _check_rows(table: Relation, read: int | None, counted: int | None) -> None:
     """Compare what was counted of the rows that were read with what a query of its own says.
 
-    :raises BackupFailed: they differ.
+    :param counted: None where no query can say.
+    :raises BackupFailed: they differ, or the rows were not read.
     """
-    found = read.get((table.schema, table.name))
-    if found is None:
+    if read is None:
         raise BackupFailed(
-            f"pg_dump left out the data of table {table.schema}.{table.name}", hint=_REPORT_HINT
+            f"the dump left out the data of table {table.schema}.{table.name}", hint=_REPORT_HINT
         )
-    counted = contents[table.oid].rows
-    if found != counted:
+    if counted is not None and read != counted:
         raise BackupFailed(
-            f"the dump of table {table.schema}.{table.name} has {found:,} rows, the snapshot "
+            f"the dump of table {table.schema}.{table.name} has {read:,} rows, the snapshot "
             f"{counted:,}",
             hint=_REPORT_HINT,
         )

@@ -263,6 +263,30 @@ class Content:
     fingerprint: str | None
 
 
+def read_writers(
+    connection: Connection, relations: Sequence[Relation]
+) -> dict[int, tuple[int, int]]:
+    """Return, by their OIDs, how many rows tables have and the sum of who wrote them.
+
+    With both equal nothing was written in between: what is written later has a transaction with a
+    higher number than everything that was there, so that with as many rows the sum is higher.
+    """
+    found: dict[int, tuple[int, int]] = {}
+    for batch in in_batches(relations):
+        query = sql.SQL(" UNION ALL ").join(
+            sql.SQL(
+                "SELECT {}::pg_catalog.int4, pg_catalog.count(*), COALESCE(pg_catalog.sum("
+                "xmin::pg_catalog.text::pg_catalog.int8), 0)::pg_catalog.text FROM ONLY {}"
+            ).format(sql.Literal(number), relation.identifier)
+            for number, relation in enumerate(batch)
+        )
+        found |= {
+            batch[number].oid: (rows, int(writers))
+            for number, rows, writers in connection.execute(query)
+        }
+    return found
+
+
 def in_batches(tables: Iterable[Relation]) -> list[tuple[Relation, ...]]:
     """Put tables together that are read by one query, the largest alone and first.
 

@@ -79,11 +79,29 @@ class Source(Record):
 
 
 class Snapshot(Record):
-    """The one moment that the whole backup shows."""
+    """The one moment that the whole backup shows.
+
+    :param in_progress: how many transactions that had written were under way at that moment; None
+        where nobody looked. A recovery to the moment may have them committed.
+    """
 
     id: str
     lsn: str
     taken_at: Time
+    in_progress: int | None = None
+
+
+class Recovered(Record):
+    """Where the state of a past moment came from: a temporary instance that was recovered to it.
+
+    :param instance: the instance whose past it is, ``project:region:name``.
+    :param moment: the moment, which is also the snapshot's ``taken_at``.
+    :param by_way_of: the temporary instance, gone since.
+    """
+
+    instance: str
+    moment: Time
+    by_way_of: str
 
 
 class Partition(Record):
@@ -102,6 +120,8 @@ class Table(Record):
     "large_objects" (rows are objects). ``fingerprint`` is a decimal number, as described in
     :mod:`dagster_resil.postgres.tables`; None when only the rows were counted. ``parts``
     are the names of the objects that hold its rows, in the order in which they are one file.
+    ``settled`` is false where the table was written to while it was exported, without a snapshot:
+    what its rows have to equal is not known then.
     """
 
     schema_: str = Field(alias="schema")
@@ -111,6 +131,7 @@ class Table(Record):
     fingerprint: str | None
     bytes: Bytes
     parts: tuple[str, ...] = ()
+    settled: bool = True
 
     @property
     def title(self) -> str:
@@ -152,14 +173,19 @@ class Expectations(Record):
     inventory_object: str
 
 
+Engine = Literal["pg_dump", "cloudsql_export"]
+"""What read the data: this package's own engine, or Cloud SQL's export."""
+
+
 class Manifest(Record):
     """A backup. Written last: no manifest, no backup."""
 
     format: Annotated[int, Field(ge=1)]
     backup_id: Annotated[str, Field(pattern=BACKUP_ID_PATTERN)]
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
-    engine: Literal["pg_dump"] = "pg_dump"
+    engine: Engine = "pg_dump"
     partition: Partition | None = None
+    recovered: Recovered | None = None
     source: Source
     snapshot: Snapshot
     tools: dict[str, str]

@@ -16,6 +16,7 @@ from dagster_resil.vault.model import Check, Table, TableComparison
 from dagster_resil.verify.verdict import Verdict
 
 _KEYS = ["schema", "name", "kind"]
+_UNSETTLED = "was written to while it was exported"
 _FIGURES = ["rows", "fingerprint", "bytes"]
 DETAILS_SHOWN = 20
 
@@ -43,15 +44,16 @@ def compare_tables(
     for side in ("source", "restored"):
         for figure in ("rows", "bytes"):
             joined[f"{figure}_{side}"] = joined[f"{figure}_{side}"].astype("Int64")
-    joined["difference"] = [_difference(row) for row in joined.to_dict("records")]
+    records = joined.to_dict("records")
+    joined["difference"] = [_difference(row) for row in records]
     joined["verdict"] = [
-        str(Verdict.FAIL if text else Verdict.PASS) for text in joined["difference"]
+        str(_verdict(row, text)) for row, text in zip(records, joined["difference"], strict=True)
     ]
     joined["_same"] = joined["difference"] == ""
     return (
         joined.assign(_bytes=-joined["bytes_source"].fillna(0))
         .sort_values(["_same", "_bytes", *_KEYS], kind="stable")
-        .drop(columns=["_same", "_bytes"])
+        .drop(columns=["_same", "_bytes", "settled_source", "settled_restored"])
         .reset_index(drop=True)
     )
 
@@ -73,6 +75,7 @@ def _gathered(
             rows=table.rows + (so_far.rows if so_far else 0),
             fingerprint=_sum(table.fingerprint, so_far.fingerprint if so_far else "0"),
             bytes=table.bytes + (so_far.bytes if so_far else 0),
+            settled=table.settled and (so_far is None or so_far.settled),
         )
     yield from whole.values()
 
@@ -83,8 +86,8 @@ def _sum(one: str | None, other: str | None) -> str | None:
 
 def _frame(tables: Iterable[Table]) -> pd.DataFrame:
     return pd.DataFrame(
-        [(t.schema_, t.name, t.kind, t.rows, t.fingerprint, t.bytes) for t in tables],
-        columns=[*_KEYS, *_FIGURES],
+        [(t.schema_, t.name, t.kind, t.rows, t.fingerprint, t.bytes, t.settled) for t in tables],
+        columns=[*_KEYS, *_FIGURES, "settled"],
     ).astype(dict.fromkeys((*_KEYS, "fingerprint"), "object"))
 
 
@@ -99,11 +102,19 @@ def _difference(row: dict[Hashable, Any]) -> str:
         count = abs(wanted - found)
         units = unit if count == 1 else unit + "s"
         return f"{count:,} {units} {'too many' if found > wanted else 'missing'}"
+    if row["settled_source"] is False:
+        return _UNSETTLED
     if row["fingerprint_source"] is None and row["fingerprint_restored"] is None:
         return ""  # the rows were only counted
     if row["fingerprint_source"] != row["fingerprint_restored"]:
         return "contents differ"
     return ""
+
+
+def _verdict(row: dict[Hashable, Any], difference: str) -> Verdict:
+    if difference == _UNSETTLED:
+        return Verdict.INCONCLUSIVE
+    return Verdict.FAIL if difference else Verdict.PASS
 
 
 def _title(row: dict[Hashable, Any]) -> str:
@@ -119,10 +130,12 @@ def row_counts_check(comparison: pd.DataFrame) -> Check:
     wrong = [
         f"{_title(row)}: {row['difference']}"
         for row in records
-        if row["difference"] and row["difference"] != "contents differ"
+        if row["difference"] and row["difference"] not in ("contents differ", _UNSETTLED)
     ]
     if wrong:
         return _failed("row_counts_match", wrong, len(records))
+    if open_ := _unsettled(records):
+        return _open("row_counts_match", open_, len(records))
     rows = int(tables["rows_source"].sum())
     return Check(
         name="row_counts_match",
@@ -134,9 +147,15 @@ def row_counts_check(comparison: pd.DataFrame) -> Check:
 def contents_check(comparison: pd.DataFrame) -> Check:
     """Return ``contents_match``: every fingerprint, also that of the large objects, is equal."""
     records = comparison.to_dict("records")
-    wrong = [f"{_title(row)}: {row['difference']}" for row in records if row["difference"]]
+    wrong = [
+        f"{_title(row)}: {row['difference']}"
+        for row in records
+        if row["difference"] and row["difference"] != _UNSETTLED
+    ]
     if wrong:
         return _failed("contents_match", wrong, len(records))
+    if open_ := _unsettled(records):
+        return _open("contents_match", open_, len(records))
     if any(row["kind"] == "table" and row["fingerprint_source"] is None for row in records):
         return Check(
             name="contents_match",
@@ -171,6 +190,21 @@ def _failed(name: str, wrong: list[str], total: int) -> Check:
         verdict=Verdict.FAIL,
         summary=wrong[0] + more,
         details=tuple(wrong[:DETAILS_SHOWN]),
+    )
+
+
+def _unsettled(records: list[dict[Hashable, Any]]) -> list[str]:
+    return [_title(row) for row in records if row["difference"] == _UNSETTLED]
+
+
+def _open(name: str, tables: list[str], total: int) -> Check:
+    shown = ", ".join(tables[:3]) + (", …" if len(tables) > 3 else "")
+    return Check(
+        name=name,
+        verdict=Verdict.INCONCLUSIVE,
+        summary=f"{len(tables):,} of {total:,} tables were written to while they were exported, so "
+        f"what they have to equal is not known: {shown}",
+        details=tuple(f"{table}: {_UNSETTLED}" for table in tables[:DETAILS_SHOWN]),
     )
 
 

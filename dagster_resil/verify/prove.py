@@ -329,7 +329,9 @@ def archive_programs(manifest: Manifest, server: Programs) -> Programs:
 
     :raises NoServer: there are none.
     """
-    dumped_by = int(manifest.tools["pg_dump"].split(".")[0])
+    # An export's archive is of a program of its own.
+    dumper = manifest.tools.get("archive", manifest.tools["pg_dump"])
+    dumped_by = int(dumper.split(".")[0])
     if dumped_by <= server.major:
         return server
     try:
