@@ -38,6 +38,8 @@ _DOMAIN = f"{PROJECT}.iam.gserviceaccount.com"
 SCRATCH_PROJECT = "scratch"
 """Where clones and restores are looked at, apart from what is protected."""
 
+LANDING_BUCKET = "resil-landing"
+"""Where exports of Cloud SQL land, on their way into a vault."""
 READ = ("storage.objects.get", "storage.objects.list", "storage.buckets.get")
 _LOOK = ("cloudsql.instances.get", "cloudsql.instances.list", "cloudsql.databases.list")
 _SCRATCH = (
@@ -52,6 +54,8 @@ ROLES: Mapping[str, tuple[str, ...] | Mapping[str, tuple[str, ...]]] = {
         *(*READ, "storage.objects.create", "storage.objects.setRetention"),
         *(*_LOOK, "cloudsql.instances.export"),
         *(f"cloudsql.backupRuns.{verb}" for verb in ("create", "get", "list")),
+        # One process does both on a laptop, each with its own account.
+        "iam.serviceAccounts.getAccessToken:cloner",
     ),
     "restorer": (
         *(*READ, *_LOOK, "cloudsql.instances.clone"),
@@ -67,10 +71,14 @@ ROLES: Mapping[str, tuple[str, ...] | Mapping[str, tuple[str, ...]]] = {
     "cloner": {
         "*": (*_LOOK, "cloudsql.instances.clone"),
         f"projects/{SCRATCH_PROJECT}": _SCRATCH,
+        LANDING_BUCKET: ("storage.buckets.getIamPolicy", "storage.buckets.setIamPolicy"),
     },
     "failover": (*_LOOK, "cloudsql.instances.failover", "cloudsql.instances.promoteReplica"),
-    # May do nothing itself but act as "backup".
-    "operator": ("iam.serviceAccounts.getAccessToken:backup",),
+    # May do nothing itself but act as those two.
+    "operator": (
+        "iam.serviceAccounts.getAccessToken:backup",
+        "iam.serviceAccounts.getAccessToken:cloner",
+    ),
 }
 """The accounts that a new cloud has, and what they may do: everywhere, or in which places."""
 

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 
 from dagster_resil.localcloud.identities import Identities
 from dagster_resil.localcloud.protocol import ApiError, Request
+from dagster_resil.localcloud.storage.policies import grants
 from dagster_resil.localcloud.storage.store import Bucket, Store
 
 
@@ -34,7 +35,10 @@ class Access:
         denied = getattr(self._here, "denied", None)
         if denied is not None and fnmatchcase(permission, denied):
             return False
-        return self._identities.may(request.caller, permission, bucket)
+        if self._identities.may(request.caller, permission, bucket):
+            return True
+        found = self._store.bucket(bucket)
+        return found is not None and grants(found, request.caller, permission)
 
     def check(self, request: Request, permission: str, bucket: str) -> None:
         """Refuse the request unless the caller has a permission.

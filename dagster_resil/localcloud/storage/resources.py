@@ -137,7 +137,11 @@ def bucket_resource(bucket: Bucket, base_url: str) -> dict[str, Any]:
         "projectNumber": "1",
         "metageneration": str(bucket.metageneration),
         "etag": base64.b64encode(str(bucket.metageneration).encode()).decode(),
-        **{key: value for key, value in bucket.resource.items() if value is not None},
+        **{
+            key: value
+            for key, value in bucket.resource.items()
+            if value is not None and not key.startswith("_")
+        },
     }
 
 
