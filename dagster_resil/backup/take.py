@@ -121,6 +121,7 @@ class _Taken:
     """
 
     engine: Engine
+    left_out: tuple[str, ...]
     source: Source
     snapshot: Snapshot
     tables: tuple[Table, ...]
@@ -142,6 +143,8 @@ def take_backup(
     settings: BackupSettings | None = None,
     method: Method = SnapshotData,
     recovered: Recovered | None = None,
+    instance: str | None = None,
+    cloned: bool = False,
     progress: Progress = silent,
     between: Callable[[], None] = lambda: None,
 ) -> Manifest:
@@ -151,6 +154,8 @@ def take_backup(
     :param partition: the time window that the snapshot has to lie in.
     :param method: what reads the data.
     :param recovered: the past moment that the source shows, where it was recovered to it.
+    :param instance: the instance that the source is, or is a clone of: ``project:region:name``.
+    :param cloned: whether the source is a physical copy of the database that is to be backed up.
     :param between: called between snapshot and locks; tests put a race there.
     :raises ResilError: nothing of it is listed, and the source is let go.
     """
@@ -166,7 +171,16 @@ def take_backup(
         with source.connect() as connection:
             programs = client_for(connection.info.server_version // 10000)
         attempt = _Attempt(
-            source, backups, name, partition, programs, settings, space.path, method, recovered
+            source,
+            backups,
+            name,
+            partition,
+            programs,
+            settings,
+            space.path,
+            method,
+            recovered,
+            cloned,
         )
         with _discarding(backups) as begin:
             taken, backup_id = _take(attempt, begin, progress, between)
@@ -179,8 +193,9 @@ def take_backup(
                 name=name,
                 engine=taken.engine,
                 recovered=recovered,
+                left_out=taken.left_out,
                 partition=_placed(partition, taken.snapshot.taken_at, settings.grace_s),
-                source=taken.source,
+                source=taken.source.model_copy(update={"instance": instance}),
                 snapshot=taken.snapshot,
                 tools={
                     "pg_dump": programs.version,
@@ -225,6 +240,7 @@ class _Attempt:
     folder: Path
     method: Method
     recovered: Recovered | None
+    cloned: bool
 
     def moment_of(self, snapshot: HeldSnapshot) -> datetime:
         """Return the time of what is backed up: a past moment's, where it was recovered."""
@@ -475,6 +491,7 @@ def _read(
     toc = data.contents
     return _Taken(
         engine=data.engine,
+        left_out=_left_out(snapshot) if attempt.cloned else (),
         source=identity,
         snapshot=Snapshot(
             id=snapshot.id,
@@ -501,6 +518,14 @@ def _read(
 
 
 _REPORT_HINT = "this should not happen: please report it with the versions of server and pg_dump"
+
+
+def _left_out(snapshot: HeldSnapshot) -> tuple[str, ...]:
+    """Return what a physical copy of a database does not have."""
+    unlogged = [f"{t.schema}.{t.name}" for t in snapshot.tables if t.is_unlogged]
+    if not unlogged:
+        return ()
+    return (f"rows of unlogged tables, which no clone has: {', '.join(unlogged)}",)
 
 
 def _written_since(snapshot: HeldSnapshot, large_objects: LargeObjects) -> frozenset[int]:

@@ -52,6 +52,7 @@ class Relation:
     :param pages: the pages of its main file when it was looked at; 0 where rows have no ctid that
         ranges can be made of (an access method other than heap).
     :param stored: the columns that COPY writes, in their order: not the generated ones.
+    :param is_unlogged: its rows are lost in a crash, and no replica or clone has them.
     :param extension: the extension that it belongs to, whose rows a dump leaves out unless the
         extension asks for them.
     """
@@ -68,6 +69,7 @@ class Relation:
     pages: int = 0
     stored: tuple[str, ...] = ()
     moves_within: tuple[str, str] | None = None
+    is_unlogged: bool = False
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -88,7 +90,8 @@ SELECT c.oid, n.nspname, c.relname, c.relfilenode, pg_catalog.pg_table_size(c.oi
          AND pg_catalog.has_table_privilege(c.oid, 'SELECT'),
        pg_catalog.row_security_active(c.oid),
        CASE WHEN a.amname = 'heap' THEN pg_catalog.pg_relation_size(c.oid)
-         / pg_catalog.current_setting('block_size')::pg_catalog.int8 ELSE 0 END
+         / pg_catalog.current_setting('block_size')::pg_catalog.int8 ELSE 0 END,
+       c.relpersistence = 'u'
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_catalog.pg_am a ON a.oid = c.relam
  WHERE c.relkind = 'r' AND c.relpersistence <> 't'
@@ -214,10 +217,20 @@ def list_tables(connection: Connection) -> list[Relation]:
             pages=pages or 0,
             stored=tuple(stored.get(oid, [])),
             moves_within=moving.get(oid),
+            is_unlogged=is_unlogged,
         )
-        for oid, schema, name, file_node, size, extension, readable, row_security, pages in (
-            connection.execute(_RELATIONS)
-        )
+        for (
+            oid,
+            schema,
+            name,
+            file_node,
+            size,
+            extension,
+            readable,
+            row_security,
+            pages,
+            is_unlogged,
+        ) in connection.execute(_RELATIONS)
     ]
 
 

@@ -270,6 +270,18 @@ class Backups:
         self.vault.put(name, [data])
         return name
 
+    def put_drill(self, receipt: Receipt) -> str:
+        """Write the receipt of a point-in-time drill and return its object's name.
+
+        It says nothing of the backup whose snapshot it was compared with, so it is not beside that
+        one's receipts.
+        """
+        moment = f"{receipt.verified_at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
+        name = f"{receipt.name}/drills/{moment}-{secrets.token_hex(3)}.json"
+        data = json.dumps(receipt.to_json(), ensure_ascii=False, indent=1).encode()
+        self.vault.put(name, [data])
+        return name
+
     # -- reading
 
     def load(self, backup_id: str) -> Manifest:

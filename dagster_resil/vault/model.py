@@ -186,6 +186,8 @@ class Manifest(Record):
     engine: Engine = "pg_dump"
     partition: Partition | None = None
     recovered: Recovered | None = None
+    left_out: tuple[str, ...] = ()
+    """What the database has and the backup has not, a sentence each."""
     source: Source
     snapshot: Snapshot
     tools: dict[str, str]
@@ -275,6 +277,8 @@ class Receipt(Record):
     """How the scratch server was shut off, and what could not be."""
     not_checked: tuple[str, ...] = ()
     tables: tuple[TableComparison, ...] = ()
+    recovered: Recovered | None = None
+    """Of a point-in-time drill: the moment, and the instance that was recovered to it."""
 
     def check(self, name: str) -> Check:
         """Return the check of that name; KeyError when there is none."""

@@ -129,6 +129,7 @@ def verify_backup(
     begun = time.monotonic()
     backups = Backups(vault)
     findings = _Findings()
+    findings.not_checked += manifest.left_out
     sweep(settings.work_dir)
     try:
         with Workspace(settings.work_dir) as space:

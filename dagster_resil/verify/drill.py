@@ -1,0 +1,258 @@
+"""``recovers_to_a_moment``: whether point-in-time recovery gives back what was there.
+
+A clone is recovered to the moment of a backup's snapshot, chosen at random from those that lie in
+the window of recovery, and its tables are compared with what the backup knows of that moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pandas as pd
+
+import dagster_resil
+from dagster_resil.cloudsql.client import CloudSql, Instance, RecoveryWindow
+from dagster_resil.cloudsql.temporary import temporary_clone
+from dagster_resil.errors import NoVault
+from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.postgres.tables import list_tables
+from dagster_resil.progress import Progress, Step, silent
+from dagster_resil.vault.backups import Backups
+from dagster_resil.vault.base import Vault
+from dagster_resil.vault.model import (
+    FORMAT,
+    Check,
+    Manifest,
+    Receipt,
+    Recovered,
+    format_time,
+)
+from dagster_resil.verify.compare import DETAILS_SHOWN, compare_tables, to_records
+from dagster_resil.verify.contents import read_tables
+from dagster_resil.verify.verdict import Verdict
+
+log = logging.getLogger(__name__)
+
+CHECK = "recovers_to_a_moment"
+
+_NOT_CHECKED = (
+    "definitions, owners and grants (the checks of a backup compare them)",
+    "the moments between backups, of which nothing is known",
+)
+
+
+@dataclass(frozen=True)
+class DrillSettings:
+    """How a recovery is tried.
+
+    :param jobs: connections that compare.
+    :param project: where the temporary instance is made; by default where its source is.
+    :param recovery_point_s: how far behind the newest moment that can be recovered may be.
+    """
+
+    jobs: int = 2
+    project: str | None = None
+    recovery_point_s: float = 900
+
+
+@dataclass(frozen=True)
+class Drilled:
+    """What a drill has found.
+
+    :param receipt: as it is in the vault; None where nothing could be tried.
+    :param lag_s: how far behind the newest moment is that can be recovered.
+    """
+
+    check: Check
+    window: RecoveryWindow
+    lag_s: float
+    receipt: Receipt | None = None
+
+
+def drill(
+    cloud: CloudSql,
+    source: str,
+    vault: Vault,
+    *,
+    name: str,
+    owner: str,
+    connect: Callable[[Instance], Endpoint],
+    settings: DrillSettings | None = None,
+    progress: Progress = silent,
+    choose: Callable[[list[Manifest]], Manifest] = random.choice,
+) -> Drilled:
+    """Recover a clone to a moment that a backup knows, compare, delete the clone.
+
+    :param source: the instance's name.
+    :param name: the protected database's name for us.
+    :param owner: who the temporary instance belongs to, a Dagster run's id for example.
+    :param connect: returns the way to the database in the clone.
+    :param choose: chooses the backup.
+    :raises CloudSqlError: the window can't be read, or the clone can't be made or deleted.
+    :raises ResilError: the clone can't be read, or the receipt can't be written.
+    """
+    settings = settings or DrillSettings()
+    backups = Backups(vault)
+    instance = cloud.instance(source)
+    window = cloud.recovery_window(source)
+    lag_s = max(0.0, (datetime.now(UTC) - window.latest).total_seconds())
+    known: list[Manifest] = []
+    with contextlib.suppress(NoVault):  # the first backup makes it
+        known = [
+            entry.manifest
+            for entry in backups.entries(name).backups
+            if _is_known(entry.manifest, window)
+        ]
+    if not known:
+        return Drilled(
+            Check(
+                name=CHECK,
+                verdict=Verdict.INCONCLUSIVE,
+                summary="no backup's snapshot lies in the window of recovery, "
+                f"{format_time(window.earliest)} to {format_time(window.latest)}, so nothing is "
+                "known of any moment in it",
+            ),
+            window,
+            lag_s,
+        )
+    manifest = choose(known)
+    moment = manifest.snapshot.taken_at
+    seconds: dict[str, float] = {}
+    begun = time.monotonic()
+    progress(Step(f"recovering {source} to {format_time(moment)}"))
+    with temporary_clone(
+        cloud, source, owner=owner, purpose="drill", moment=moment, project=settings.project
+    ) as clone:
+        seconds["restore"] = time.monotonic() - begun
+        compared_at = time.monotonic()
+        endpoint = connect(clone)
+        unreadable, unlogged = _not_to_compare(endpoint)
+        restored = read_tables(
+            endpoint,
+            form=manifest.expectations.fingerprint,
+            jobs=settings.jobs,
+            leave_out=unreadable | unlogged,
+            progress=progress,
+        )
+        comparison = compare_tables(
+            (table for table in manifest.tables if table.title not in unlogged),
+            restored.tables,
+            moving=restored.moving,
+        )
+        with endpoint.connect(autocommit=True) as connection:
+            server_version = str(connection.info.parameter_status("server_version")).split()[0]
+        seconds["compare"] = time.monotonic() - compared_at
+        deleted_at = time.monotonic()
+        progress(Step(f"deleting {clone.name}"))
+    seconds["delete"] = time.monotonic() - deleted_at
+    seconds["total"] = time.monotonic() - begun
+    check = _judged(manifest, comparison, seconds["restore"], lag_s, settings)
+    receipt = Receipt(
+        format=FORMAT,
+        backup_id=manifest.backup_id,
+        name=name,
+        database=manifest.source.database,
+        verdict=check.verdict,
+        checks=(check,),
+        seconds={key: round(value, 3) for key, value in seconds.items()},
+        rows=manifest.rows,
+        bytes=manifest.bytes,
+        verified_at=datetime.now(UTC),
+        server_version=server_version,
+        tools={"dagster_resil": dagster_resil.__version__},
+        not_checked=(
+            *_NOT_CHECKED,
+            *(
+                f"rows of {table}, which is unlogged: no clone has them"
+                for table in sorted(unlogged)
+            ),
+        ),
+        tables=to_records(comparison),
+        recovered=Recovered(
+            instance=f"{instance.project}:{instance.region}:{instance.name}",
+            moment=moment,
+            by_way_of=clone.name,
+        ),
+    )
+    backups.put_drill(receipt)
+    log.info(
+        "recovered %s to %s: %s",
+        name,
+        format_time(moment),
+        check.verdict,
+        extra={"backup_id": manifest.backup_id, "verdict": str(check.verdict)},
+    )
+    return Drilled(check, window, lag_s, receipt)
+
+
+def _is_known(manifest: Manifest, window: RecoveryWindow) -> bool:
+    """Return whether a backup says what a moment in the window was like."""
+    return (
+        manifest.engine == "pg_dump"
+        and manifest.recovered is None
+        and window.earliest <= manifest.snapshot.taken_at <= window.latest
+    )
+
+
+def _not_to_compare(endpoint: Endpoint) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the tables of extensions that the login may not read, and the unlogged ones."""
+    with endpoint.connect(autocommit=True) as connection:
+        tables = list_tables(connection)
+    return (
+        frozenset(f"{t.schema}.{t.name}" for t in tables if not t.readable),
+        frozenset(f"{t.schema}.{t.name}" for t in tables if t.is_unlogged),
+    )
+
+
+def _judged(
+    manifest: Manifest,
+    comparison: pd.DataFrame,
+    restore_s: float,
+    lag_s: float,
+    settings: DrillSettings,
+) -> Check:
+    moment = format_time(manifest.snapshot.taken_at)
+    wrong = [
+        f"{row['schema']}.{row['name']}: {row['difference']}"
+        for row in comparison.to_dict("records")
+        if row["difference"]
+    ]
+    more = f" (and {len(wrong) - 1:,} more tables)" if len(wrong) > 1 else ""
+    if wrong and manifest.snapshot.in_progress == 0:
+        return Check(
+            name=CHECK,
+            verdict=Verdict.FAIL,
+            summary=f"recovered to {moment}, {wrong[0]}{more}",
+            details=tuple(wrong[:DETAILS_SHOWN]),
+        )
+    if wrong:
+        # What was being committed at the moment may be on either side of it.
+        count = manifest.snapshot.in_progress
+        return Check(
+            name=CHECK,
+            verdict=Verdict.INCONCLUSIVE,
+            summary=f"recovered to {moment}, {wrong[0]}{more}; "
+            + ("some" if count is None else f"{count:,}")
+            + " transactions were under way then, which a recovery may have committed",
+            details=tuple(wrong[:DETAILS_SHOWN]),
+        )
+    if lag_s > settings.recovery_point_s:
+        return Check(
+            name=CHECK,
+            verdict=Verdict.FAIL,
+            summary=f"recovered to {moment} exactly, but the newest moment that can be recovered "
+            f"is {lag_s:,.0f} s ago, more than {settings.recovery_point_s:,.0f} s",
+        )
+    return Check(
+        name=CHECK,
+        verdict=Verdict.PASS,
+        summary=f"recovered to {moment} in {restore_s:.1f} s: {manifest.rows:,} rows in "
+        f"{manifest.table_count:,} tables as they were; the newest moment that can be recovered is "
+        f"{lag_s:,.0f} s ago",
+    )
