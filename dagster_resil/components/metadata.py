@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from dagster_resil.vault.model import Check, Manifest, Receipt, TableComparison
+from dagster_resil.vault.model import Check, Manifest, Receipt, TableComparison, format_time
+from dagster_resil.verify.drill import Drilled
 
 _ROWS_SHOWN = 200
 """A table in the UI is a part of the event: thousands of rows would weigh on every page."""
@@ -16,7 +17,15 @@ def describe_backup(manifest: Manifest) -> dict[str, dg.MetadataValue]:
     """Return the metadata of a materialization; the numbers can be plotted."""
     seconds = manifest.seconds.get("total", 0.0)
     tables = sorted(manifest.tables, key=lambda table: -table.rows)
-    return {
+    recovered: dict[str, dg.MetadataValue] = {}
+    if manifest.left_out:
+        recovered["left_out"] = dg.MetadataValue.text("; ".join(manifest.left_out))
+    if manifest.recovered is not None:
+        recovered["recovered_from"] = dg.MetadataValue.text(
+            f"{manifest.recovered.instance}, recovered to its state of "
+            f"{format_time(manifest.recovered.moment)}"
+        )
+    return recovered | {
         "backup_id": dg.MetadataValue.text(manifest.backup_id),
         "dagster/row_count": dg.MetadataValue.int(manifest.rows),
         "rows": dg.MetadataValue.int(manifest.rows),
@@ -31,6 +40,7 @@ def describe_backup(manifest: Manifest) -> dict[str, dg.MetadataValue]:
         "lsn": dg.MetadataValue.text(manifest.snapshot.lsn),
         "late": dg.MetadataValue.bool(bool(manifest.partition and manifest.partition.late)),
         "server_version": dg.MetadataValue.text(manifest.source.server_version),
+        "engine": dg.MetadataValue.text(manifest.engine),
         "tables": dg.MetadataValue.table(
             records=[
                 dg.TableRecord(
@@ -65,6 +75,26 @@ def describe_check(check: Check, receipt: Receipt) -> dict[str, dg.MetadataValue
         if receipt.isolation:
             metadata["isolation"] = dg.MetadataValue.text("; ".join(receipt.isolation))
         metadata["not_checked"] = dg.MetadataValue.text("; ".join(receipt.not_checked))
+    return metadata
+
+
+def describe_drill(drilled: Drilled) -> dict[str, dg.MetadataValue]:
+    """Return the metadata of a point-in-time drill's evaluation."""
+    metadata: dict[str, dg.MetadataValue] = {
+        "verdict": dg.MetadataValue.text(str(drilled.check.verdict)),
+        "summary": dg.MetadataValue.text(drilled.check.summary),
+        "recoverable_from": dg.MetadataValue.timestamp(drilled.window.earliest),
+        "recoverable_to": dg.MetadataValue.timestamp(drilled.window.latest),
+        "recovery_point_seconds": dg.MetadataValue.float(round(drilled.lag_s, 1)),
+    }
+    receipt = drilled.receipt
+    if receipt is not None:
+        metadata |= describe_seconds(receipt.seconds)
+        metadata["tables"] = describe_comparison(receipt.tables)
+        metadata["not_checked"] = dg.MetadataValue.text("; ".join(receipt.not_checked))
+        metadata["backup_id"] = dg.MetadataValue.text(receipt.backup_id)
+        if receipt.recovered is not None:
+            metadata["moment"] = dg.MetadataValue.timestamp(receipt.recovered.moment)
     return metadata
 
 

@@ -45,6 +45,22 @@ def open_key(partitions: dg.TimeWindowPartitionsDefinition, now: datetime | None
     return partitions.get_partition_key_for_timestamp(moment.timestamp())
 
 
+def past_partition(
+    partitions: dg.TimeWindowPartitionsDefinition,
+    key: str,
+    *,
+    grace_s: float,
+    now: datetime | None = None,
+) -> Partition | None:
+    """Return the window of a key that a live backup can't belong to any more; None for another."""
+    now = now or datetime.now(UTC)
+    window = partitions.time_window_for_partition_key(key)
+    start, end = window.start.astimezone(UTC), window.end.astimezone(UTC)
+    if now < end + timedelta(seconds=grace_s):
+        return None
+    return Partition(key=key, start=start, end=end)
+
+
 def live_partition(
     partitions: dg.TimeWindowPartitionsDefinition,
     key: str,

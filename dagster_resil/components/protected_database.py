@@ -1,7 +1,12 @@
 """The component that protects one database."""
 
 import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import dagster as dg
@@ -9,6 +14,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from dagster_resil.backup.take import PART_BYTES, BackupSettings, Comparison, take_backup
 from dagster_resil.components.checks import build_checks
+from dagster_resil.components.cloud_sql import CloudSqlDatabase, CloudSqlSource
 from dagster_resil.components.jobs import build_restore_job, build_verify_job
 from dagster_resil.components.metadata import describe_backup
 from dagster_resil.components.partitions import (
@@ -16,10 +22,13 @@ from dagster_resil.components.partitions import (
     build_partitions,
     live_partition,
     open_key,
+    past_partition,
     spread,
 )
+from dagster_resil.components.recovery import build_recovery
 from dagster_resil.components.running import explained, progress_into
 from dagster_resil.components.sources import VaultAddress, endpoint_from
+from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.vault.model import NAME_PATTERN
 from dagster_resil.verify.prove import VerifySettings
 
@@ -127,7 +136,12 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
     Yields the asset ``<name>/backup`` with its checks, its schedule, and the jobs
     ``<name>_backup``, ``<name>_verify`` and ``<name>_restore``.
 
+    A database in Cloud SQL with point-in-time recovery has a second asset,
+    ``<name>/point_in_time_recovery``, whose check ``recovers_to_a_moment`` the job ``<name>_drill``
+    runs.
+
     :param name: the database's name for us: small letters, digits, underscores.
+    :param connection: how it is reached; or ``cloud_sql``, where it is in Cloud SQL.
     :param cadence: how long a window is, and when the schedule ticks.
     :param start: the day of the first window; fixed, so that keys stay.
     :param grace_minutes: how long after its window's end a backup still counts as its, late.
@@ -142,7 +156,8 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
     model_config = ConfigDict(hide_input_in_errors=True)
 
     name: str
-    connection: Connection
+    connection: Connection | None = None
+    cloud_sql: CloudSqlDatabase | None = None
     vault: VaultPlace
     cadence: Literal["hourly", "daily", "weekly"] | Cron = "daily"
     timezone: str = "UTC"
@@ -171,6 +186,12 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
         date.fromisoformat(text)
         return text
 
+    @model_validator(mode="after")
+    def _reached_in_one_way(self) -> "ProtectedDatabase":
+        if (self.connection is None) == (self.cloud_sql is None):
+            raise ValueError("a protected database has either 'connection' or 'cloud_sql'")
+        return self
+
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Return what protects the database."""
         del context
@@ -186,7 +207,7 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
             executor_def=dg.in_process_executor,
             description=f"Take a backup of {self.name} and prove it.",
         )
-        return dg.Definitions(
+        protection = dg.Definitions(
             assets=[self._asset(key, partitions, vault)],
             asset_checks=[checks],
             jobs=[
@@ -195,6 +216,21 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
                 build_restore_job(self.name, partitions, vault, self.jobs),
             ],
             schedules=[self._schedule(partitions, cron, timezone)],
+        )
+        if self.cloud_sql is None:
+            return protection
+        return dg.Definitions.merge(
+            protection,
+            build_recovery(
+                self.name,
+                self.cloud_sql,
+                vault,
+                jobs=self.jobs,
+                running=self.schedule == "running",
+                timezone=timezone,
+                owners=self.owners,
+                group=self.group,
+            ),
         )
 
     def _windows(self) -> tuple[str, str, str]:
@@ -223,13 +259,12 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
             description=f"A backup of the database {self.name}, proved by restoring it.",
         )
         def backup(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
-            with explained():
-                partition = live_partition(partitions, context.partition_key, grace_s=grace_s)
-                manifest = take_backup(
-                    endpoint_from(self.connection.url_env, self.connection.password_env),
-                    vault.open(context.resources),
+            key = context.partition_key
+            with explained(), self._source() as source:
+                take = partial(
+                    take_backup,
+                    vault=vault.open(context.resources),
                     name=self.name,
-                    partition=partition,
                     settings=BackupSettings(
                         jobs=self.jobs,
                         grace_s=grace_s,
@@ -238,9 +273,41 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
                     ),
                     progress=progress_into(context.log),
                 )
+                past = past_partition(partitions, key, grace_s=grace_s)
+                if past and isinstance(source, CloudSqlSource) and source.recovers:
+                    with source.past(past.end, context.run.run_id) as (endpoint, recovered):
+                        manifest = take(
+                            endpoint,
+                            partition=past,
+                            recovered=recovered,
+                            instance=recovered.instance,
+                            cloned=True,
+                        )
+                else:
+                    partition = live_partition(partitions, key, grace_s=grace_s)
+                    if isinstance(source, CloudSqlSource):
+                        with source.live(context.run.run_id) as (endpoint, method):
+                            manifest = take(
+                                endpoint,
+                                partition=partition,
+                                method=method,
+                                instance=source.config.instance,
+                                cloned=source.clones,
+                            )
+                    else:
+                        manifest = take(source, partition=partition)
             return dg.MaterializeResult(metadata=describe_backup(manifest))
 
         return backup
+
+    @contextmanager
+    def _source(self) -> Iterator[Endpoint | CloudSqlSource]:
+        """Yield where the database is."""
+        if self.connection is not None:
+            yield endpoint_from(self.connection.url_env, self.connection.password_env)
+        elif self.cloud_sql is not None:
+            with tempfile.TemporaryDirectory(prefix="resil-") as folder:
+                yield CloudSqlSource(self.cloud_sql, Path(folder))
 
     def _schedule(
         self, partitions: dg.TimeWindowPartitionsDefinition, cron: str, timezone: str

@@ -17,15 +17,19 @@ def endpoint_from(variable: str, password_variable: str | None = None) -> Endpoi
 
     :raises ConfigurationError: the variable is not set, or holds no such URL.
     """
-    endpoint = Endpoint.parse(_value(variable))
+    endpoint = Endpoint.parse(value_of(variable))
     if password_variable:
-        endpoint = replace(endpoint, password=_value(password_variable))
+        endpoint = replace(endpoint, password=value_of(password_variable))
     if endpoint.password:
         logs.register_secret(endpoint.password)
     return endpoint
 
 
-def _value(variable: str) -> str:
+def value_of(variable: str) -> str:
+    """Return what an environment variable holds.
+
+    :raises ConfigurationError: it is not set.
+    """
     value = os.environ.get(variable)
     if not value:
         raise ConfigurationError(
@@ -60,7 +64,7 @@ class VaultAddress:
         :param resources: a run's resources, where ``resource_keys`` names any.
         :raises ConfigurationError: the variable is not set, or the URL is none.
         """
-        url = self.url or _value(self.url_env or "")
+        url = self.url or value_of(self.url_env or "")
         if not url.lower().startswith("gs:"):
             return open_vault(url)
         # Imported here: half a second that a local vault does not need.

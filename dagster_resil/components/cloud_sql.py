@@ -1,0 +1,244 @@
+"""A protected database that is in Cloud SQL: what it is called there, and who does what to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+import dagster as dg
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from dagster_resil import logs
+from dagster_resil.backup.data import Method, SnapshotData
+from dagster_resil.backup.export import ExportSettings, exporting
+from dagster_resil.cloudsql.client import CloudSql, CloudSqlSettings, Instance
+from dagster_resil.cloudsql.endpoint import endpoint_of
+from dagster_resil.cloudsql.landing import may_land
+from dagster_resil.cloudsql.temporary import temporary_clone
+from dagster_resil.components.sources import VaultAddress, value_of
+from dagster_resil.errors import ConfigurationError
+from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.vault.model import Recovered, format_time
+
+_CONNECTION_NAME = re.compile(
+    r"(?P<project>[a-z][a-z0-9-]*(?:\.[a-z]+:[a-z0-9-]+)?):(?P<region>[a-z0-9-]+):(?P<name>[a-z][a-z0-9-]*)"
+)
+_BEFORE_THE_END = timedelta(milliseconds=1)
+"""A window does not have its end: the last moment that is in it is recovered to."""
+
+
+class Export(dg.Model, dg.Resolvable):
+    """Cloud SQL's own export, by the instance's identity.
+
+    :param landing: the bucket and folder that exports are written to, ``gs://bucket/folder``; not
+        the vault. The instance's service account needs to create, list and delete there.
+    :param consistency: "clone" exports a temporary clone that nobody writes to, and compares
+        exactly; "live" exports the instance itself, and what is written meanwhile stays
+        INCONCLUSIVE.
+    :param offload: whether Google exports on a machine of its own.
+    """
+
+    landing: str
+    consistency: Literal["clone", "live"] = "clone"
+    offload: bool = False
+
+
+class PointInTime(dg.Model, dg.Resolvable):
+    """Point-in-time recovery, which the instance has to have enabled.
+
+    :param backfill: whether a past window is backed up by recovering a temporary clone to its end.
+    :param drill: when ``recovers_to_a_moment`` runs: a cron, or none.
+    :param recovery_point_minutes: how far behind the newest recoverable moment may be.
+    """
+
+    backfill: bool = True
+    drill: str | None = "17 4 * * *"
+    recovery_point_minutes: float = Field(default=15, gt=0)
+
+
+class Accounts(dg.Model, dg.Resolvable):
+    """The service accounts to act as, one for each class of job; by default the process's own.
+
+    :param backup: reads the instance, and exports it.
+    :param clone: clones it, and has the clones: makes, reads, changes and deletes them.
+    """
+
+    backup: str | None = None
+    clone: str | None = None
+
+
+class CloudSqlDatabase(dg.Model, dg.Resolvable):
+    """A database in Cloud SQL.
+
+    :param instance: its connection name, ``project:region:instance``.
+    :param user: the login; with ``iam``, a service account without ".gserviceaccount.com".
+    :param password_env: the NAME of the environment variable with its password.
+    :param iam: sign in by IAM database authentication, without a password.
+    :param read_from: a read replica of it that backups are read from.
+    :param method: "snapshot" reads by connections of ours, "export" by Cloud SQL's export.
+    :param temporary_project: the project that temporary clones are made in; by default its own.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    instance: str
+    database: str
+    user: str = "postgres"
+    password_env: str | None = None
+    iam: bool = False
+    read_from: str | None = None
+    method: Literal["snapshot", "export"] = "snapshot"
+    export: Export | None = None
+    point_in_time: PointInTime | None = None
+    accounts: Accounts = Field(default_factory=Accounts)
+    temporary_project: str | None = None
+
+    @field_validator("instance")
+    @classmethod
+    def _a_connection_name(cls, value: str) -> str:
+        if not _CONNECTION_NAME.fullmatch(value):
+            raise ValueError("an instance's connection name is project:region:instance")
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> CloudSqlDatabase:
+        if (self.method == "export") != (self.export is not None):
+            raise ValueError("'export' says where exports land: with 'method: export', and only so")
+        if self.iam and self.password_env:
+            raise ValueError("either 'iam' or 'password_env'")
+        if self.read_from and self.method == "export":
+            raise ValueError("'read_from' is for 'method: snapshot'")
+        return self
+
+
+@dataclass(frozen=True)
+class CloudSqlSource:
+    """What the jobs of a database in Cloud SQL do.
+
+    :param folder: a private one, for the certificates of servers, as long as it is used.
+    """
+
+    config: CloudSqlDatabase
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Return the instance's name in its project."""
+        return self._words["name"]
+
+    @property
+    def _words(self) -> dict[str, str]:
+        found = _CONNECTION_NAME.fullmatch(self.config.instance)
+        if found is None:  # pragma: no cover - the model has looked
+            raise ConfigurationError(f"{self.config.instance!r} is no connection name")
+        return found.groupdict()
+
+    @property
+    def recovers(self) -> bool:
+        """Return whether a past window is backed up by recovering a clone to its end."""
+        return self.config.point_in_time is not None and self.config.point_in_time.backfill
+
+    @property
+    def clones(self) -> bool:
+        """Return whether a live backup is one of a clone."""
+        return self.config.export is not None and self.config.export.consistency == "clone"
+
+    def cloud(self, account: str | None) -> CloudSql:
+        """Return the API as one of the accounts."""
+        return CloudSql(CloudSqlSettings(project=self._words["project"], impersonate=account))
+
+    @property
+    def reader(self) -> CloudSql:
+        """Return the API as who backs up."""
+        return self.cloud(self.config.accounts.backup)
+
+    @property
+    def cloner(self) -> CloudSql:
+        """Return the API as who clones."""
+        return self.cloud(self.config.accounts.clone)
+
+    def connect(self, cloud: CloudSql, instance: Instance) -> Endpoint:
+        """Return the way to the database in an instance."""
+        config = self.config
+        password = value_of(config.password_env) if config.password_env else None
+        if password:
+            logs.register_secret(password)
+        return endpoint_of(
+            instance,
+            database=config.database,
+            user=config.user,
+            password=password,
+            iam=config.iam,
+            server_ca=self.folder / f"{instance.name}.pem",
+            cloud=cloud,
+        )
+
+    @contextmanager
+    def live(self, owner: str) -> Iterator[tuple[Endpoint, Method]]:
+        """Yield the way to the database as it is, and how it is to be read."""
+        config = self.config
+        if config.export is None:
+            cloud = self.reader
+            instance = cloud.instance(config.read_from or self.name)
+            yield self.connect(cloud, instance), SnapshotData
+            return
+        as_who = {"impersonate": config.accounts.backup} if config.accounts.backup else {}
+        landing = VaultAddress(config.export.landing, None, cloud_storage=as_who).open()
+        if config.export.consistency == "live":
+            cloud = self.reader
+            exported = ExportSettings(
+                instance=self.name,
+                landing=landing,
+                offload=config.export.offload,
+                consistent=False,
+            )
+            yield self.connect(cloud, cloud.instance(self.name)), exporting(cloud, exported)
+            return
+        cloner, reader = self.cloner, self.reader
+        with (
+            temporary_clone(
+                cloner, self.name, owner=owner, purpose="export", project=config.temporary_project
+            ) as clone,
+            may_land(config.export.landing, clone, impersonate=config.accounts.clone),
+        ):
+            exported = ExportSettings(
+                instance=clone.name,
+                landing=landing,
+                project=clone.project,
+                offload=config.export.offload,
+            )
+            yield self.connect(reader, clone), exporting(reader, exported)
+
+    @contextmanager
+    def past(self, end: datetime, owner: str) -> Iterator[tuple[Endpoint, Recovered]]:
+        """Yield the way to the database as it was just before a moment, and where it came from.
+
+        :raises ConfigurationError: the moment is outside of the window of recovery.
+        """
+        cloud = self.cloner
+        moment = end - _BEFORE_THE_END
+        window = cloud.recovery_window(self.name)
+        if not window.earliest <= moment <= window.latest:
+            raise ConfigurationError(
+                f"{self.config.instance} can be recovered to moments from "
+                f"{format_time(window.earliest)} to {format_time(window.latest)}, and the window "
+                f"ended at {format_time(end)}: nothing was taken",
+                hint="choose a partition whose end is in between",
+            )
+        with temporary_clone(
+            cloud,
+            self.name,
+            owner=owner,
+            purpose="backfill",
+            moment=moment,
+            project=self.config.temporary_project,
+        ) as clone:
+            recovered = Recovered(
+                instance=self.config.instance, moment=moment, by_way_of=clone.name
+            )
+            yield self.connect(cloud, clone), recovered
