@@ -13,9 +13,11 @@ PYTEST_WORKERS ?= auto
 PYTEST = $(BIN)/python -m pytest --numprocesses $(PYTEST_WORKERS) --maxprocesses 8 $(PYTEST_ARGS)
 
 ##@ Try it
-.PHONY: demo dev setup
+.PHONY: demo demo-cloudsql dev setup
 demo: setup ## back up a database, prove the backup, catch two damaged copies (VAULT=gs://bucket/prefix: in the local cloud)
 	@$(BIN)/python -m dagster_resil.demo $(if $(VAULT),--vault '$(VAULT)')
+demo-cloudsql: setup ## back up a database in a local Cloud SQL in both ways, its past too, and try its recovery
+	@$(BIN)/python -m dagster_resil.demo.cloudsql_demo
 dev: setup ## Dagster's UI on http://localhost:3000, until Ctrl-C (PORT=3001 for another port)
 	@$(BIN)/python -m dagster_resil.demo.dev $(if $(PORT),--port $(PORT))
 setup: .venv/.installed ## only the set-up: .venv with the locked packages and `resil`
@@ -58,7 +60,7 @@ distclean: clean ## remove everything that git does not hold, .venv too
 help: ## list the commands
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^##@ / { printf "%s%s\n", (n++ ? "\n" : ""), substr($$0, 5) } \
-		/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+		/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 # The lock files hold exact versions with their hashes, for every platform, and no address:
 # where packages come from is the reader's own configuration.

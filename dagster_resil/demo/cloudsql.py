@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ REPLICA = f"shop-{REGIONS[1]}"
 DATABASE = "shop"
 USER = "postgres"
 _TIMEOUT_S = 600
+_ORDERS = """
+INSERT INTO orders (customer_id, status, placed_at, updated_at)
+SELECT customer_id, status, now(), now() FROM orders ORDER BY id LIMIT %s
+"""
 _POLL_S = 0.1
 
 
@@ -115,6 +120,37 @@ def ensure_shop(
     for account in accounts.values():
         cloud.allow(account, dict.fromkeys(buckets, rights))
     return CloudShop(PROJECT, PRIMARY, REPLICA, accounts)
+
+
+def ensure_days(
+    cloud: LocalCloud, *, password: str, major: int, days: int, scale: float = 1.0
+) -> CloudShop:
+    """Have the shop with some days behind it, in each of which an hour's orders came in.
+
+    The instance's clock is told each of the days in turn, so that its past is there to be recovered
+    without anybody waiting for it.
+
+    :param days: how many, the day that is under way not counted.
+    """
+    with closing(cloud.sql_client("owner")) as api:
+        items = api.instances().list(project=PROJECT).execute().get("items", [])
+    if PRIMARY in {each["name"] for each in items}:
+        return ensure_shop(cloud, password=password, major=major, scale=scale)
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    first = today - timedelta(days=days)
+    cloud.set_clock(PRIMARY, first)
+    shop = ensure_shop(cloud, password=password, major=major, scale=scale)
+    with closing(cloud.sql_client("owner")) as api:
+        shown = api.instances().get(project=PROJECT, instance=PRIMARY).execute()
+    endpoint = endpoint_of(shown, password)
+    for number in range(days):
+        cloud.set_clock(PRIMARY, first + timedelta(days=number, hours=12))
+        with endpoint.connect(autocommit=True) as connection:
+            connection.execute(_ORDERS, [100 * (number + 1)])
+    cloud.set_clock(PRIMARY, datetime.now(UTC))
+    with endpoint.connect(autocommit=True) as connection:
+        connection.execute(_ORDERS, [50])
+    return shop
 
 
 def endpoint_of(

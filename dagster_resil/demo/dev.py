@@ -57,7 +57,7 @@ def develop(folder: Path, port: int) -> None:
             hint="end what uses it, or: make dev PORT=3001",
         )
     click.echo("starting two PostgreSQL servers and filling the demo's databases …", err=True)
-    with run_laptop(folder, vault=CLOUD_VAULT) as laptop:
+    with run_laptop(folder, vault=CLOUD_VAULT, cloud_sql=True) as laptop:
         click.echo("starting Dagster …", err=True)
         with run_dagster(laptop, port) as check:
             click.echo(

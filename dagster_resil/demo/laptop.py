@@ -22,8 +22,10 @@ from urllib.parse import quote, unquote, urlsplit
 
 from psycopg import sql
 
+from dagster_resil.demo.cloudsql import ensure_days
 from dagster_resil.demo.databases import create_database, load
 from dagster_resil.errors import ConfigurationError, NoServer
+from dagster_resil.localcloud.identities import LANDING_BUCKET
 from dagster_resil.localcloud.running import REGIONS, LocalCloud, run_local_cloud
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.programs import Programs, find_all
@@ -42,6 +44,9 @@ DATABASES = ("shop", "empty", "hostile")
 BUCKETS = tuple(f"resil-{region}" for region in REGIONS)
 """A bucket in each region of the local cloud."""
 CLOUD_VAULT = f"gs://{BUCKETS[0]}/vault"
+CLOUD_DAYS = 3
+"""How many days the shop in the local Cloud SQL has behind it."""
+_CLOUD_SCALE = 0.2
 
 _SOURCE_SETTINGS = {
     # A demonstration: what it holds can be generated again.
@@ -205,13 +210,19 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def run_laptop(
-    folder: Path, *, databases: tuple[str, ...] = DATABASES, vault: str | None = None
+    folder: Path,
+    *,
+    databases: tuple[str, ...] = DATABASES,
+    vault: str | None = None,
+    cloud_sql: bool = False,
 ) -> Iterator[Laptop]:
     """Run the servers, with the databases filled; all of it ends when the ``with`` is left.
 
     :param folder: where the data stays.
     :param vault: the vault's address; one in Cloud Storage has the local cloud run, with such a
         bucket. By default it is in the folder.
+    :param cloud_sql: whether the local cloud has the shop in Cloud SQL too, and a replica of it in
+        the other region.
     :raises NoServer: no PostgreSQL programs.
     """
     folder = folder.absolute()
@@ -245,7 +256,17 @@ def run_laptop(
             "RESIL_WORK_DIR": str(work_dir),
             **{f"{name.upper()}_URL": url_of(source.endpoint(name)) for name in DATABASES},
         }
-        environment |= cloud.environment() if cloud else {}
+        if cloud is not None:
+            environment |= cloud.environment()
+            environment["CLOUD_SHOP_PASSWORD"] = _password(folder, "cloud_shop")
+            if cloud_sql:
+                ensure_days(
+                    cloud,
+                    password=environment["CLOUD_SHOP_PASSWORD"],
+                    major=programs.major,
+                    days=CLOUD_DAYS,
+                    scale=_CLOUD_SCALE,
+                )
         yield Laptop(folder, programs, source, storage, vault, cloud, environment)
 
 
@@ -253,9 +274,10 @@ def _start_cloud(stack: ExitStack, folder: Path, vault: str) -> LocalCloud:
     """Start the local cloud, with a bucket in each region and the vault's."""
     bucket = urlsplit(vault).netloc
     places: Sequence[str] = [
-        f"{name}={region}" for name, region in zip(BUCKETS, REGIONS, strict=True)
+        *(f"{name}={region}" for name, region in zip(BUCKETS, REGIONS, strict=True)),
+        f"{LANDING_BUCKET}={REGIONS[0]}",
     ]
-    if bucket not in BUCKETS:
+    if bucket not in (*BUCKETS, LANDING_BUCKET):
         places = [*places, f"{bucket}={REGIONS[0]}"]
     return stack.enter_context(run_local_cloud(folder / "cloud", buckets=places))
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,12 @@ class LocalCloud:
         answer = requests.post(f"{self.url}/localcloud/accounts", json=body, timeout=_TIMEOUT_S)
         answer.raise_for_status()
         return str(answer.json()["email"])
+
+    def set_clock(self, instance: str, now: datetime, *, project: str = PROJECT) -> None:
+        """Tell an instance what time it is, also one that is not made yet; never back."""
+        body = {"project": project, "instance": instance, "now": now.isoformat()}
+        answer = requests.post(f"{self.url}/localcloud/clock", json=body, timeout=_TIMEOUT_S)
+        answer.raise_for_status()
 
 
 @contextmanager
