@@ -33,7 +33,7 @@ def build_recovery(
     group: str,
 ) -> dg.Definitions:
     """Return the drill of a database in Cloud SQL, its schedule, and the janitor."""
-    janitor = _janitor(name, config, running=running)
+    janitor = _janitor(name, config)
     settings = config.point_in_time
     if settings is None:
         return dg.Definitions(sensors=[janitor])
@@ -116,15 +116,14 @@ def _result(key: dg.AssetKey, drilled: Drilled) -> dg.AssetCheckResult:
     )
 
 
-def _janitor(name: str, config: CloudSqlDatabase, *, running: bool) -> dg.SensorDefinition:
+def _janitor(name: str, config: CloudSqlDatabase) -> dg.SensorDefinition:
     """Return the sensor that removes what a worker that was killed has left."""
 
     @dg.sensor(
         name=f"{name}_temporary_instances",
         minimum_interval_seconds=_SWEEP_EVERY_S,
-        default_status=dg.DefaultSensorStatus.RUNNING
-        if running
-        else dg.DefaultSensorStatus.STOPPED,
+        # Also where the schedules rest: a backfill by hand may be killed too.
+        default_status=dg.DefaultSensorStatus.RUNNING,
         description="Removes temporary instances whose run has ended.",
     )
     def janitor(context: dg.SensorEvaluationContext) -> Iterator[dg.SkipReason]:
