@@ -14,7 +14,7 @@ from dagster_resil.localcloud.storage.retention import (
     parse_time,
     retained_until,
 )
-from dagster_resil.localcloud.storage.store import Bucket, Version
+from dagster_resil.localcloud.storage.store import POLICY, Bucket, Version
 
 STORAGE_CLASSES = ("STANDARD", "NEARLINE", "COLDLINE", "ARCHIVE")
 _TEXTS = ("contentType", "contentEncoding", "contentDisposition", "contentLanguage", "cacheControl")
@@ -137,7 +137,11 @@ def bucket_resource(bucket: Bucket, base_url: str) -> dict[str, Any]:
         "projectNumber": "1",
         "metageneration": str(bucket.metageneration),
         "etag": base64.b64encode(str(bucket.metageneration).encode()).decode(),
-        **{key: value for key, value in bucket.resource.items() if value is not None},
+        **{
+            key: value
+            for key, value in bucket.resource.items()
+            if value is not None and key != POLICY
+        },
     }
 
 
