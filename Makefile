@@ -52,7 +52,9 @@ upgrade: ## write the lock files again with the newest versions
 ##@ Clean up
 .PHONY: clean distclean help
 clean: ## remove the data of `make demo` and `make dev`
-	@if [ -L .resil/servers ]; then rm -rf "$$(readlink .resil/servers)"; fi
+	@for link in .resil/servers .resil/cloud/sql/servers; do \
+		if [ -L $$link ]; then rm -rf "$$(readlink $$link)"; fi; \
+	done
 	rm -rf .resil
 distclean: clean ## remove everything that git does not hold, .venv too
 	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache

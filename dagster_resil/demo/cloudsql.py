@@ -117,7 +117,7 @@ def ensure_shop(
             for each in instances.list(project=PROJECT).execute()["items"]
         }
     rights = [f"storage.objects.{verb}" for verb in ("create", "get", "list", "delete")]
-    for account in accounts.values():
+    for account in accounts.values() if buckets else ():
         cloud.allow(account, dict.fromkeys(buckets, rights))
     return CloudShop(PROJECT, PRIMARY, REPLICA, accounts)
 

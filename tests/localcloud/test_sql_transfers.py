@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.api_core import exceptions
 from google.cloud import storage
 from googleapiclient.errors import HttpError
 
@@ -168,6 +169,37 @@ def test_rights_on_the_bucket(sql: CloudSql, bucket: storage.Bucket) -> None:
     sql.cloud.mend()
     assert "does not exist" in sql.failed(export(sql, source, nowhere))["message"]
     assert "No such object" in sql.failed(import_(sql, source, f"{uri}.none"))["message"]
+
+
+def test_rights_by_the_buckets_policy(sql: CloudSql, bucket: storage.Bucket) -> None:
+    source = filled(sql)
+    email = str(sql.get(source)["serviceAccountEmailAddress"])
+    policy = bucket.get_iam_policy(requested_policy_version=3)
+    policy.bindings.append(
+        {"role": "roles/storage.objectCreator", "members": {f"serviceAccount:{email}"}}
+    )
+    bucket.set_iam_policy(policy)
+    sql.done(export(sql, source, f"gs://{bucket.name}/x.sql"))
+    error = sql.failed(import_(sql, source, f"gs://{bucket.name}/x.sql"))
+    assert "[storage.objects.get]" in error["message"]
+    other = sql.cloud.bucket()
+    error = sql.failed(export(sql, source, f"gs://{other.name}/x.sql"))
+    assert "[storage.objects.create]" in error["message"]
+    # What was read before somebody else changed it changes nothing.
+    with pytest.raises(exceptions.PreconditionFailed):
+        bucket.set_iam_policy(policy)
+    again = bucket.get_iam_policy()
+    assert [each["role"] for each in again.bindings] == ["roles/storage.objectCreator"]
+    bucket.reload()
+    assert "iamPolicy" not in bucket._properties
+    for members, role in (({"allUsers"}, "roles/storage.objectViewer"), ({"x:y"}, "roles/owner")):
+        again.bindings = [{"role": role, "members": members}]
+        with pytest.raises(exceptions.GoogleAPICallError):
+            bucket.set_iam_policy(again)
+    again.bindings = []
+    bucket.set_iam_policy(again)
+    error = sql.failed(export(sql, source, f"gs://{bucket.name}/y.sql"))
+    assert "[storage.objects.create]" in error["message"]
 
 
 def test_an_import_that_fails_leaves_a_part(sql: CloudSql, bucket: storage.Bucket) -> None:

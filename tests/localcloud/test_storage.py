@@ -567,7 +567,7 @@ def test_a_key_has_to_be_where_its_bucket_is(cloud: Cloud, bucket: storage.Bucke
 @pytest.mark.parametrize(
     ("verb", "path", "status"),
     [
-        ("GET", "/storage/v1/b/{b}/iam", 501),
+        ("GET", "/storage/v1/b/{b}/acl", 501),
         ("POST", "/storage/v1/b/{b}/o/x/copyTo/b/{b}/o/y", 501),
         ("PUT", "/storage/v1/b/{b}/o/x", 405),
         ("GET", "/compute/v1/projects", 501),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
 from dagster_resil.localcloud.identities import Identities
 from dagster_resil.localcloud.protocol import ApiError, Request
-from dagster_resil.localcloud.storage.policies import grants
 from dagster_resil.localcloud.storage.store import Bucket, Store
 
 
@@ -20,6 +19,8 @@ class Access:
         self._store = store
         self._identities = identities
         self._here = threading.local()
+        # What a bucket's own policy gives a caller; those who read policies set it.
+        self.policy: Callable[[str | None, str, str], bool] = lambda *_: False
 
     @contextmanager
     def denying(self, permission: str | None) -> Iterator[None]:
@@ -35,10 +36,9 @@ class Access:
         denied = getattr(self._here, "denied", None)
         if denied is not None and fnmatchcase(permission, denied):
             return False
-        if self._identities.may(request.caller, permission, bucket):
-            return True
-        found = self._store.bucket(bucket)
-        return found is not None and grants(found, request.caller, permission)
+        return self._identities.may(request.caller, permission, bucket) or self.policy(
+            request.caller, permission, bucket
+        )
 
     def check(self, request: Request, permission: str, bucket: str) -> None:
         """Refuse the request unless the caller has a permission.

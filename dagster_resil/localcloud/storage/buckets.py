@@ -9,7 +9,6 @@ from typing import Any
 
 from dagster_resil.localcloud.protocol import Answer, ApiError, Request, Route, invalid
 from dagster_resil.localcloud.storage.access import Access
-from dagster_resil.localcloud.storage.policies import policy_of, with_policy
 from dagster_resil.localcloud.storage.preconditions import Preconditions
 from dagster_resil.localcloud.storage.resources import (
     STORAGE_CLASSES,
@@ -59,14 +58,6 @@ class Buckets:
                 "storage.buckets.patch", "PATCH", one, self._patch, _METAGENERATION | {"projection"}
             ),
             Route("storage.buckets.delete", "DELETE", one, self._delete, _METAGENERATION),
-            Route(
-                "storage.buckets.getIamPolicy",
-                "GET",
-                f"{one}/iam",
-                self._get_policy,
-                frozenset({"optionsRequestedPolicyVersion"}),
-            ),
-            Route("storage.buckets.setIamPolicy", "PUT", f"{one}/iam", self._set_policy),
             Route(
                 "storage.buckets.testIamPermissions",
                 "GET",
@@ -160,18 +151,6 @@ class Buckets:
                 raise ApiError(409, "conflict", "The bucket you tried to delete is not empty.")
             self._store.remove_bucket(bucket.name)
         return Answer(204)
-
-    def _get_policy(self, request: Request) -> Answer:
-        bucket = self._access.bucket(request, "storage.buckets.getIamPolicy")
-        return Answer.of(policy_of(bucket))
-
-    def _set_policy(self, request: Request) -> Answer:
-        given = request.body.json()
-        with self._store.transaction():
-            bucket = self._access.bucket(request, "storage.buckets.setIamPolicy")
-            bucket = with_policy(bucket, given)
-            self._store.put_bucket(bucket)
-        return Answer.of(policy_of(bucket))
 
     def _test_permissions(self, request: Request) -> Answer:
         name = request.names["bucket"]

@@ -1,87 +1,130 @@
-"""Who may do what in a bucket by its own policy: ``storage.buckets.getIamPolicy`` and ``set…``.
+"""Buckets' IAM policies: which roles whom gives which permissions there.
 
-A policy gives roles to members; the roles are Google's predefined ones for objects and buckets.
-What an account may do by itself (:mod:`dagster_resil.localcloud.identities`) it may do besides.
+So a service account gets rights on a bucket as at Google: an instance of Cloud SQL, for example,
+whose identity begins with none. The roles are Cloud Storage's own, with those of their permissions
+that are about buckets and objects (as of August 2026).
 """
 
 from __future__ import annotations
 
-import base64
+import hashlib
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from dagster_resil.localcloud.protocol import ApiError, invalid
-from dagster_resil.localcloud.storage.store import Bucket
+from dagster_resil.localcloud.protocol import Answer, ApiError, Request, Route, invalid, not_done
+from dagster_resil.localcloud.storage.access import Access
+from dagster_resil.localcloud.storage.store import POLICY, Bucket, Store
 
-KEY = "_policy"
-"""Where a bucket's resource holds it; it is not shown with the bucket."""
-_VIEW = ("storage.objects.get", "storage.objects.list")
-_BUCKET_VIEW = ("storage.buckets.get", "storage.buckets.list")
+_OBJECTS = "storage.objects."
 ROLES: Mapping[str, tuple[str, ...]] = {
-    "roles/storage.admin": ("storage.*",),
-    "roles/storage.bucketViewer": _BUCKET_VIEW,
-    "roles/storage.objectAdmin": ("storage.objects.*", "storage.multipartUploads.*"),
-    "roles/storage.objectCreator": ("storage.objects.create", "storage.multipartUploads.*"),
-    "roles/storage.objectUser": (
-        *_VIEW,
-        *(f"storage.objects.{verb}" for verb in ("create", "delete", "update", "restore", "move")),
-        "storage.multipartUploads.*",
+    "roles/storage.objectCreator": (f"{_OBJECTS}create",),
+    "roles/storage.objectViewer": (f"{_OBJECTS}get", f"{_OBJECTS}list"),
+    "roles/storage.objectUser": tuple(
+        f"{_OBJECTS}{verb}"
+        for verb in ("create", "delete", "get", "list", "move", "restore", "update")
     ),
-    "roles/storage.objectViewer": _VIEW,
+    "roles/storage.objectAdmin": (f"{_OBJECTS}*",),
+    "roles/storage.bucketViewer": ("storage.buckets.get", "storage.buckets.list"),
+    "roles/storage.legacyObjectReader": (f"{_OBJECTS}get",),
+    "roles/storage.legacyBucketReader": ("storage.buckets.get", f"{_OBJECTS}list"),
+    "roles/storage.legacyBucketWriter": (
+        "storage.buckets.get",
+        *(f"{_OBJECTS}{verb}" for verb in ("create", "delete", "list", "restore", "setRetention")),
+    ),
+    "roles/storage.admin": ("storage.buckets.*", f"{_OBJECTS}*"),
 }
-_MEMBERS = ("serviceAccount:", "user:", "group:", "domain:")
 
 
-def policy_of(bucket: Bucket) -> dict[str, Any]:
-    """Return a bucket's policy, as the API shows it."""
-    policy = bucket.resource.get(KEY) or {"bindings": [], "number": 0}
+class Policies:
+    """The methods ``storage.buckets.getIamPolicy`` and ``setIamPolicy``."""
+
+    def __init__(self, store: Store, access: Access) -> None:
+        self._store = store
+        self._access = access
+        access.policy = self.grants
+
+    def routes(self) -> list[Route]:
+        """Return its methods."""
+        place = "/storage/v1/b/{bucket}/iam"
+        version = frozenset({"optionsRequestedPolicyVersion"})
+        return [
+            Route("storage.buckets.getIamPolicy", "GET", place, self._get, version),
+            Route("storage.buckets.setIamPolicy", "PUT", place, self._set),
+        ]
+
+    def grants(self, caller: str | None, permission: str, bucket_name: str) -> bool:
+        """Return whether a bucket's policy gives somebody a permission."""
+        bucket = self._store.bucket(bucket_name) if caller else None
+        if bucket is None:
+            return False
+        return any(
+            f"serviceAccount:{caller}" in binding["members"]
+            and any(fnmatchcase(permission, pattern) for pattern in ROLES[binding["role"]])
+            for binding in _bindings(bucket)
+        )
+
+    def _get(self, request: Request) -> Answer:
+        bucket = self._access.bucket(request, "storage.buckets.getIamPolicy")
+        return Answer.of(_shown(bucket))
+
+    def _set(self, request: Request) -> Answer:
+        given = request.body.json()
+        unknown = given.keys() - {"kind", "resourceId", "version", "bindings", "etag"}
+        if unknown:
+            raise invalid(f"fields of a policy that are unknown: {sorted(unknown)}")
+        bindings = [_checked(each) for each in given.get("bindings", [])]
+        with self._store.transaction():
+            bucket = self._access.bucket(request, "storage.buckets.setIamPolicy")
+            if "etag" in given and given["etag"] != _shown(bucket)["etag"]:
+                # Somebody has changed it since it was read.
+                raise ApiError(412, "conditionNotMet", "Precondition Failed")
+            bucket = replace(
+                bucket,
+                metageneration=bucket.metageneration + 1,
+                resource={**bucket.resource, POLICY: bindings},
+            )
+            self._store.put_bucket(bucket)
+        return Answer.of(_shown(bucket))
+
+
+def _bindings(bucket: Bucket) -> list[dict[str, Any]]:
+    return list(bucket.resource.get(POLICY, ()))
+
+
+def _checked(binding: Any) -> dict[str, Any]:
+    """Return a binding, if it can be one.
+
+    :raises ApiError: it can't.
+    """
+    if not isinstance(binding, dict) or not isinstance(binding.get("members"), list):
+        raise invalid("a binding has a role and members")
+    if binding.get("condition"):
+        raise not_done("conditions on roles")
+    if binding.get("role") not in ROLES:
+        raise invalid(f"Role {binding.get('role')} is not supported for this resource.")
+    for member in binding["members"]:
+        if member in ("allUsers", "allAuthenticatedUsers"):
+            raise ApiError(
+                412,
+                "conditionNotMet",
+                "The member bindings allUsers and allAuthenticatedUsers are not allowed since "
+                "public access prevention is enforced.",
+            )
+        if not isinstance(member, str) or ":" not in member:
+            raise invalid(f"Invalid member: {member!r}")
+    return {"role": binding["role"], "members": sorted(set(binding["members"]))}
+
+
+def _shown(bucket: Bucket) -> dict[str, Any]:
+    bindings = _bindings(bucket)
+    mark = hashlib.sha256(json.dumps(bindings, sort_keys=True).encode()).hexdigest()[:12]
     return {
         "kind": "storage#policy",
         "resourceId": f"projects/_/buckets/{bucket.name}",
         "version": 1,
-        "etag": base64.b64encode(str(policy["number"]).encode()).decode(),
-        "bindings": policy["bindings"],
+        "etag": mark,
+        "bindings": bindings,
     }
-
-
-def with_policy(bucket: Bucket, given: Mapping[str, Any]) -> Bucket:
-    """Return a bucket with another policy.
-
-    :raises ApiError: it can't be one, or was made from one that is no longer the bucket's.
-    """
-    now = policy_of(bucket)
-    if given.get("etag") not in (None, now["etag"]):
-        raise ApiError(412, "conditionNotMet", "The policy was changed meanwhile.")
-    bindings = []
-    for binding in given.get("bindings", []):
-        role, members = binding.get("role"), binding.get("members", [])
-        if role not in ROLES:
-            raise invalid(f"Role {role} is not supported for this resource.")
-        if "condition" in binding:
-            raise ApiError(501, "notImplemented", "conditions of bindings are not done here")
-        for member in members:
-            if member in ("allUsers", "allAuthenticatedUsers"):
-                raise ApiError(
-                    412, "conditionNotMet", "The bucket's public access prevention is enforced."
-                )
-            if not str(member).startswith(_MEMBERS):
-                raise invalid(f"Invalid member {member!r}")
-        if members:
-            bindings.append({"role": role, "members": sorted(set(members))})
-    number = (bucket.resource.get(KEY) or {}).get("number", 0) + 1
-    resource = {**bucket.resource, KEY: {"bindings": bindings, "number": number}}
-    return Bucket(bucket.name, bucket.metageneration, resource)
-
-
-def grants(bucket: Bucket, caller: str | None, permission: str) -> bool:
-    """Return whether a bucket's policy gives a caller a permission."""
-    policy = bucket.resource.get(KEY)
-    if policy is None or caller is None:
-        return False
-    return any(
-        fnmatchcase(permission, pattern)
-        for binding in policy["bindings"]
-        if f"serviceAccount:{caller}" in binding["members"]
-        for pattern in ROLES[binding["role"]]
-    )

@@ -14,7 +14,7 @@ from dagster_resil.localcloud.storage.retention import (
     parse_time,
     retained_until,
 )
-from dagster_resil.localcloud.storage.store import Bucket, Version
+from dagster_resil.localcloud.storage.store import POLICY, Bucket, Version
 
 STORAGE_CLASSES = ("STANDARD", "NEARLINE", "COLDLINE", "ARCHIVE")
 _TEXTS = ("contentType", "contentEncoding", "contentDisposition", "contentLanguage", "cacheControl")
@@ -140,7 +140,7 @@ def bucket_resource(bucket: Bucket, base_url: str) -> dict[str, Any]:
         **{
             key: value
             for key, value in bucket.resource.items()
-            if value is not None and not key.startswith("_")
+            if value is not None and key != POLICY
         },
     }
 

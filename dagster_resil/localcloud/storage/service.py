@@ -12,6 +12,7 @@ from dagster_resil.localcloud.storage.access import Access
 from dagster_resil.localcloud.storage.buckets import Buckets
 from dagster_resil.localcloud.storage.copies import Copies
 from dagster_resil.localcloud.storage.objects import Objects
+from dagster_resil.localcloud.storage.policies import Policies
 from dagster_resil.localcloud.storage.store import Store
 from dagster_resil.localcloud.storage.uploads import Uploads
 
@@ -29,6 +30,7 @@ class StorageService:
             objects,
             Uploads(self._store, self._access, objects),
             Copies(self._store, self._access, objects),
+            Policies(self._store, self._access),
         )
 
     def routes(self) -> list[Route]:

@@ -22,6 +22,9 @@ from typing import Any, Literal
 
 import google_crc32c
 
+POLICY = "iamPolicy"
+"""The key of a bucket's resource that the API shows on its own."""
+
 State = Literal["live", "noncurrent", "soft_deleted"]
 
 _SCHEMA = """
