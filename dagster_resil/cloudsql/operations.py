@@ -102,7 +102,9 @@ class Operations:
         unsure = False
         while True:
             try:
-                return self._api.send(asked.request())
+                operation = self._api.send(asked.request())
+                log.info("operation %s: %s", operation.get("name"), asked.what)
+                return operation
             except NoAnswer as failure:
                 unsure = True
                 log.info("can't tell whether %r was accepted: %s", asked.what, failure)
@@ -128,10 +130,14 @@ class Operations:
                     # So it is said of an instance that is only now being made.
                     refusal.reason == "invalidState" and self._under_way(asked, watch)
                 ):
-                    if found := self._found(asked, before, watch):
+                    # Changes can't be told from each other: the one under way may be anybody's.
+                    mine = unsure or asked.kind != "UPDATE"
+                    if mine and (found := self._found(asked, before, watch)):
                         return self._adopted(asked, found)
                     if time.monotonic() >= turn_ends:
                         raise self._no_turn(asked, refusal, watch) from None
+                    # It answers: what fails in passing later does so for the first time.
+                    retry_ends = time.monotonic() + self._api.retry_s
                 elif unsure and (found := self._appearing(asked, before, watch)):
                     # It collides with what we asked for ourselves.
                     return self._adopted(asked, found)
