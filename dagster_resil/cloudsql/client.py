@@ -427,10 +427,7 @@ class CloudSql:
         if not claim.is_labelled:
             if not any(claim.is_of(home, each.name) for each in self.instances()):
                 return None
-            if not any(
-                each["operationType"] == "CLONE" and each.get("targetId") == instance.name
-                for each in self._operations.of_instance(instance.project, instance.name)
-            ):
+            if not self._operations.was_cloned(instance.project, instance.name):
                 return None
         return claim.owner
 

@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 
 _DONE = "DONE"
 _PROJECT = re.compile(r"/projects/([^/]+)/operations/")
-_MOST_PAGES = 10
-"""Of an instance's operations, newest first: what we asked for is on the first."""
+_PAGE = 100
+_MOST_PAGES = 50
+"""Of an instance's operations, newest first. What was just begun, or goes on, is on the first."""
 _CANCEL_S = 60
 """For as long we wait for the end of an export that we have cancelled."""
 
@@ -174,19 +175,21 @@ class Operations:
         return [each for each in found if asked.matches(each)]
 
     def of_instance(
-        self, project: str, instance: str, *, watch: Watch = nothing
+        self, project: str, instance: str, *, watch: Watch = nothing, pages: int = 1
     ) -> list[dict[str, Any]]:
         """Return the newest operations of an instance, newest first, and of one that is gone.
 
+        :param pages: how many hundreds of them.
         :raises CloudSqlError: we may not see them, or there is no answer.
         """
         found: list[dict[str, Any]] = []
         page: str | None = None
         try:
-            for _ in range(_MOST_PAGES):
+            for _ in range(pages):
                 request = self._api.service.operations().list(
                     project=project,
                     instance=instance,
+                    maxResults=_PAGE,
                     **({"pageToken": page} if page else {}),
                 )
                 answer = self._api.read(request, f"operations of {instance}", watch=watch)
@@ -216,6 +219,13 @@ class Operations:
             for each in self.of_instance(*place, watch=watch)
             if each["status"] != _DONE
         ]
+
+    def was_cloned(self, project: str, instance: str) -> bool:
+        """Return whether an operation CLONE has made an instance."""
+        return any(
+            each["operationType"] == "CLONE" and each.get("targetId") == instance
+            for each in self.of_instance(project, instance, pages=_MOST_PAGES)
+        )
 
     # -- waiting
 
