@@ -6,6 +6,7 @@ Google's library makes the requests and reads the answers. Sending again is our 
 
 from __future__ import annotations
 
+import copy
 import functools
 import http.client
 import json
@@ -47,6 +48,7 @@ logging.getLogger("googleapiclient.http").addFilter(
 _PASSING = (408, 500, 502, 503, 504)
 _THROTTLED = ("rateLimitExceeded", "userRateLimitExceeded")
 _IN_PROGRESS = "operationInProgress"
+_BROKEN = (OSError, http.client.HTTPException, httplib2.HttpLib2Error, TransportError)
 _WATCHED_EVERY_S = 0.1
 _LONGEST_WORDS = 600
 """Characters of what a server says that go into our message: some answer with whole pages."""
@@ -164,8 +166,13 @@ class Api:
                 "on this machine",
                 hint=f"unset {_OVERRIDE_VARIABLE}",
             )
-        self._own_credentials = credentials is None
         if credentials is None:
+            if self.on_loopback and self.endpoint != os.environ.get(LOCALCLOUD_VARIABLE):
+                # Whoever listens there would get a token that is good at Google.
+                raise ConfigurationError(
+                    f"{self.endpoint} is not known to be the local cloud",
+                    hint=f"set {LOCALCLOUD_VARIABLE} to its address",
+                )
             credentials, _ = sign_in([_SCOPE], impersonate=impersonate)
         self._credentials = _scoped(credentials, _SCOPE)
         anonymous = isinstance(credentials, google.auth.credentials.AnonymousCredentials)
@@ -192,20 +199,29 @@ class Api:
     def login_token(self) -> str:
         """Return an access token for logging in to databases, of an hour at most.
 
-        :raises ConfigurationError: the credentials give none.
+        :raises CloudSqlError: the credentials give none.
         """
-        if self._own_credentials:
-            credentials, _ = sign_in([_LOGIN_SCOPE], impersonate=self._impersonate)
-        else:
-            credentials = self._credentials
-        credentials = _scoped(credentials, _LOGIN_SCOPE)
-        transport = _Http(timeout=self._timeout_s)
-        try:
-            credentials.refresh(google_auth_httplib2.Request(transport))
-        except (GoogleAuthError, OSError, httplib2.HttpLib2Error) as error:
-            raise self._can_not_sign_in(error) from None
-        finally:
-            transport.close()
+        # Nothing but logging in may be done with what a database's server gets to see.
+        credentials: Any
+        if isinstance(self._credentials, google.auth.credentials.Scoped):
+            credentials = self._credentials.with_scopes([_LOGIN_SCOPE])  # type: ignore[no-untyped-call]
+        else:  # a person's, whose library has no method for that
+            credentials = copy.copy(self._credentials)
+            credentials._scopes = [_LOGIN_SCOPE]
+        deadline = time.monotonic() + self.retry_s
+        pauses = self.pauses()
+        while True:
+            transport = self._transport()
+            try:
+                credentials.refresh(google_auth_httplib2.Request(transport))
+                break
+            except (GoogleAuthError, *_BROKEN) as error:
+                passing = isinstance(error, _BROKEN) or getattr(error, "retryable", False)
+                if not passing or time.monotonic() >= deadline:
+                    raise self._can_not_sign_in(error) from None
+            finally:
+                transport.close()
+            pauses(nothing)
         token = str(credentials.token)
         logs.register_secret(token)
         return token
@@ -217,7 +233,7 @@ class Api:
         :raises NoAnswer: there was no answer, or one that does not say so.
         :raises CloudSqlError: we can't sign in.
         """
-        transport = _Http(timeout=self._timeout_s)
+        transport = self._transport()
         authorized = google_auth_httplib2.AuthorizedHttp(self._credentials, http=transport)
         try:
             with self._signing_in:
@@ -234,12 +250,10 @@ class Api:
             if getattr(error, "retryable", False):
                 raise NoAnswer(_words(error)) from None
             raise self._can_not_sign_in(error) from None
-        except TransportError as error:
+        except _BROKEN as error:
             raise NoAnswer(_words(error)) from None
         except GoogleAuthError as error:
             raise self._can_not_sign_in(error) from None
-        except (OSError, http.client.HTTPException, httplib2.HttpLib2Error) as error:
-            raise NoAnswer(_words(error)) from None
         except ValueError as error:  # it is no JSON: an answer that was cut
             raise NoAnswer(f"an answer that can't be read: {_words(error)}") from None
         finally:
@@ -265,6 +279,11 @@ class Api:
                 if not refusal.is_throttled or time.monotonic() >= deadline:
                     raise
             pauses(watch)
+
+    def _transport(self) -> _Http:
+        if self.on_loopback:  # whatever proxy leads out of here
+            return _Http(timeout=self._timeout_s, proxy_info=None)
+        return _Http(timeout=self._timeout_s)
 
     def pauses(self) -> Callable[[Watch], None]:
         """Return what pauses, longer from time to time."""

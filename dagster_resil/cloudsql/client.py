@@ -20,7 +20,7 @@ from dagster_resil.errors import CloudSqlError, ConfigurationError, InstanceMiss
 _POSTGRES_PORT = 5432
 _LABEL_KEY = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
-_MOST_CHANGES = 5
+_MOST_CHANGES = 20
 """How often a change is made anew because somebody else changed the same settings meanwhile."""
 
 
@@ -427,10 +427,7 @@ class CloudSql:
         if not claim.is_labelled:
             if not any(claim.is_of(home, each.name) for each in self.instances()):
                 return None
-            if not any(
-                each["operationType"] == "CLONE" and each.get("targetId") == instance.name
-                for each in self._operations.of_instance(instance.project, instance.name)
-            ):
+            if not self._operations.was_cloned(instance.project, instance.name):
                 return None
         return claim.owner
 
@@ -487,7 +484,7 @@ class CloudSql:
         :param change: takes the settings, returns those to be changed; None when all is well.
         """
         service = self._api.service
-        for left in reversed(range(_MOST_CHANGES)):
+        for _ in range(_MOST_CHANGES):
             settings = self._resource(name, project).get("settings", {})
             new = change(settings)
             if new is None:
@@ -507,11 +504,17 @@ class CloudSql:
                 instance=name,
             )
             try:
+                # Then looked at again: where an answer was lost, the operation that we found may
+                # have been somebody else's change.
                 self._operations.run(asked, turn_s=turn_s)
-                return
             except CloudSqlError as error:
-                if error.reason not in ("staleData", "conditionNotMet") or not left:
+                if error.reason not in ("staleData", "conditionNotMet"):
                     raise
+        raise CloudSqlError(
+            f"can't {what} in project {project}: its settings are being changed all the time",
+            hint=f"see by whom: gcloud sql operations list --instance={name} --project={project}",
+            reason="staleData",
+        )
 
     def _parsed(self, resource: Mapping[str, Any]) -> Instance:
         settings = resource.get("settings", {})

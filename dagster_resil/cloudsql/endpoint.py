@@ -75,7 +75,13 @@ def _verified(instance: Instance, server_ca: Path | None, cloud: CloudSql) -> di
             hint="name one in a private folder",
         )
     found = cloud.certificates(instance.name, project=instance.project)
-    descriptor = os.open(server_ca, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        descriptor = os.open(server_ca, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except OSError as error:
+        raise ConfigurationError(
+            f"can't write the certificate authority of instance {instance.name}: {error}",
+            hint="name a file that is not there yet, in a private folder",
+        ) from None
     with os.fdopen(descriptor, "w") as stream:
         stream.write(found.pem)
     parameters = {"sslrootcert": str(server_ca), "sslmode": "verify-ca"}

@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 
 _DONE = "DONE"
 _PROJECT = re.compile(r"/projects/([^/]+)/operations/")
-_MOST_PAGES = 10
-"""Of an instance's operations, newest first: what we asked for is on the first."""
+_PAGE = 100
+_MOST_PAGES = 50
+"""Of an instance's operations, newest first. What was just begun, or goes on, is on the first."""
 _CANCEL_S = 60
 """For as long we wait for the end of an export that we have cancelled."""
 
@@ -102,7 +103,9 @@ class Operations:
         unsure = False
         while True:
             try:
-                return self._api.send(asked.request())
+                operation = self._api.send(asked.request())
+                log.info("operation %s: %s", operation.get("name"), asked.what)
+                return operation
             except NoAnswer as failure:
                 unsure = True
                 log.info("can't tell whether %r was accepted: %s", asked.what, failure)
@@ -128,10 +131,14 @@ class Operations:
                     # So it is said of an instance that is only now being made.
                     refusal.reason == "invalidState" and self._under_way(asked, watch)
                 ):
-                    if found := self._found(asked, before, watch):
+                    # Changes can't be told from each other: the one under way may be anybody's.
+                    mine = unsure or asked.kind != "UPDATE"
+                    if mine and (found := self._found(asked, before, watch)):
                         return self._adopted(asked, found)
                     if time.monotonic() >= turn_ends:
                         raise self._no_turn(asked, refusal, watch) from None
+                    # It answers: what fails in passing later does so for the first time.
+                    retry_ends = time.monotonic() + self._api.retry_s
                 elif unsure and (found := self._appearing(asked, before, watch)):
                     # It collides with what we asked for ourselves.
                     return self._adopted(asked, found)
@@ -168,19 +175,21 @@ class Operations:
         return [each for each in found if asked.matches(each)]
 
     def of_instance(
-        self, project: str, instance: str, *, watch: Watch = nothing
+        self, project: str, instance: str, *, watch: Watch = nothing, pages: int = 1
     ) -> list[dict[str, Any]]:
         """Return the newest operations of an instance, newest first, and of one that is gone.
 
+        :param pages: how many hundreds of them.
         :raises CloudSqlError: we may not see them, or there is no answer.
         """
         found: list[dict[str, Any]] = []
         page: str | None = None
         try:
-            for _ in range(_MOST_PAGES):
+            for _ in range(pages):
                 request = self._api.service.operations().list(
                     project=project,
                     instance=instance,
+                    maxResults=_PAGE,
                     **({"pageToken": page} if page else {}),
                 )
                 answer = self._api.read(request, f"operations of {instance}", watch=watch)
@@ -210,6 +219,13 @@ class Operations:
             for each in self.of_instance(*place, watch=watch)
             if each["status"] != _DONE
         ]
+
+    def was_cloned(self, project: str, instance: str) -> bool:
+        """Return whether an operation CLONE has made an instance."""
+        return any(
+            each["operationType"] == "CLONE" and each.get("targetId") == instance
+            for each in self.of_instance(project, instance, pages=_MOST_PAGES)
+        )
 
     # -- waiting
 

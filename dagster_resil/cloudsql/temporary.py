@@ -127,18 +127,20 @@ def _remove(cloud: CloudSql, name: str, project: str | None, *, turn_s: float) -
 
     :raises CloudSqlError: it is left.
     """
+    state = "may be left"
     try:
         try:
             instance = cloud.instance(name, project=project)
         except InstanceMissing:
             return
+        state = "is left"
         if instance.deletion_protected:
             cloud.unprotect(name, project=project, turn_s=turn_s)
         cloud.delete(name, project=project, turn_s=turn_s)
     except CloudSqlError as error:
         where = project or cloud.settings.project
         raise CloudSqlError(
-            f"temporary instance {name} in project {where} is left: {error.message}",
+            f"temporary instance {name} in project {where} {state}: {error.message}",
             hint=error.hint
             or f"it costs money; delete it: gcloud sql instances delete {name} --project={where}",
             reason=error.reason,

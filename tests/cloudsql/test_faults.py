@@ -350,12 +350,22 @@ def test_a_clone_whose_operation_can_not_be_found(
 
 def test_settings_that_somebody_else_changes(sql: Google, client: CloudSql) -> None:
     name = sql.make()
-    with ThreadPoolExecutor(3) as pool:
-        for each in [
-            pool.submit(client.label, name, {f"label-{number}": "x"}) for number in range(3)
-        ]:
+    labels = {f"label-{number}": "x" for number in range(6)}
+    with ThreadPoolExecutor(6) as pool:
+        for each in [pool.submit(client.label, name, {key: "x"}) for key in labels]:
             each.result()
-    assert client.instance(name).labels == {f"label-{number}": "x" for number in range(3)}
+    assert client.instance(name).labels == labels
+
+
+def test_a_change_that_is_taken_for_ours(sql: Google, client: CloudSql) -> None:
+    # Its answer is lost before it is done, and just then somebody else changes something.
+    name = sql.make()
+    sql.cloud.fault("error", method="sql.instances.patch", status=503, skip=1, times=1)
+    sql.cloud.fault("operation_slow", method="sql.instances.patch", seconds=0.5, times=1)
+    body = {"settings": {"userLabels": {"theirs": "x"}}}
+    sql.instances.patch(project=PROJECT, instance=name, body=body).execute()
+    client.label(name, {"ours": "x"})
+    assert client.instance(name).labels == {"theirs": "x", "ours": "x"}
 
 
 def test_an_instance_that_goes_while_we_look(sql: Google, client: CloudSql) -> None:

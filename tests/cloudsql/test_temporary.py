@@ -173,6 +173,25 @@ def test_a_clone_that_can_not_be_deleted_is_told(sql: Google, client: CloudSql) 
     assert len(sweep(client, alive=dead, older_than_s=3600)) == 2
 
 
+def fail(sql: Google) -> None:
+    """Fail just when the cloud does."""
+    sql.cloud.fault("error", method="sql.*", status=503)
+    raise ValueError("wrong")
+
+
+def test_a_cloud_that_is_gone_is_told(sql: Google) -> None:
+    client = connected(sql, retry_s=0.5)
+    with (
+        pytest.raises(ValueError, match="wrong") as raised,
+        temporary_clone(client, SOURCE, owner=RUN, purpose="test") as instance,
+    ):
+        fail(sql)
+    note = raised.value.__notes__[0]
+    assert note.startswith(f"temporary instance {instance.name} in project local may be left: ")
+    sql.cloud.mend()
+    assert sweep(client, alive=dead, older_than_s=3600) == [instance.name]
+
+
 def test_owners_and_purposes_that_can_not_be(sql: Google, client: CloudSql) -> None:
     sql.cloud.forget()
     for owner, purpose in (("Run", "x"), ("", "x"), ("x" * 37, "x"), ("x", "X"), ("x_y", "x")):

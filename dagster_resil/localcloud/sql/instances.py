@@ -15,7 +15,7 @@ from dagster_resil.localcloud.sql.access import Access
 from dagster_resil.localcloud.sql.archive import Archive
 from dagster_resil.localcloud.sql.clusters import OWN_SETTINGS, Clusters
 from dagster_resil.localcloud.sql.discovery import format_time
-from dagster_resil.localcloud.sql.errors import invalid_request
+from dagster_resil.localcloud.sql.errors import in_progress, invalid_request
 from dagster_resil.localcloud.sql.operations import Operations, Running, page
 from dagster_resil.localcloud.sql.outages import Outages
 from dagster_resil.localcloud.sql.store import Instance, Store
@@ -383,7 +383,16 @@ class Instances:
                 self._archive.take_base(after, f"enabled-{after.archive}")
                 self._archive.forget_earlier(after)
 
-        return self._operations.begin(request, "UPDATE", instance, work)
+        def prepare() -> None:
+            now = self._store.instance(*instance.key)
+            if (
+                now is None
+                or now.settings["settingsVersion"] != instance.settings["settingsVersion"]
+            ):
+                # Another change came between; merged with what was before, this would undo it.
+                raise in_progress()
+
+        return self._operations.begin(request, "UPDATE", instance, work, prepare=prepare)
 
     # -- removing
 
