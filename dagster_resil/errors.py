@@ -21,6 +21,7 @@
     │   ├── ObjectExists            4
     │   ├── ObjectMissing           4
     │   ├── ObjectDamaged           4
+    │   │   └── ArrivedDamaged      4   on its way: the vault itself has it otherwise
     │   └── ManifestDamaged         4
     ├── CloudSqlError               4
     │   ├── InstanceMissing         4
@@ -179,6 +180,22 @@ class ObjectDamaged(VaultError):
     """An object's size or checksum is not what the manifest says."""
 
     code = "object_damaged"
+
+
+class ArrivedDamaged(ObjectDamaged):
+    """What arrived of an object is not what the vault says it has.
+
+    :param size: the size in bytes that the vault tells, when it is asked for it again.
+    :param crc32c: the checksum that it tells, in base64.
+    """
+
+    code = "arrived_damaged"
+
+    def __init__(self, message: str, *, hint: str = "", size: int, crc32c: str) -> None:
+        super().__init__(message, hint=hint)
+        self.transient = True
+        self.size = size
+        self.crc32c = crc32c
 
 
 class ManifestDamaged(VaultError):

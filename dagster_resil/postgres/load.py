@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import psycopg
 from isal import igzip_lib, isal_zlib
@@ -39,6 +39,12 @@ _PIECE_BYTES = 1 << 17
 END_OF_DATA = b"\\.\n\n\n"
 """What ends a table's rows in an archive. A server passes over what comes behind it."""
 
+_REFUSALS: tuple[type[Exception], ...] = (
+    psycopg.Error,
+    cast(type[Exception], igzip_lib.IsalError),
+    EOFError,
+)
+"""Of rows, by a server, and of gzip data."""
 _ERRORS_SHOWN = 20
 _GLOBALS_TIMEOUT_S = 600
 """A few statements a role; what takes longer waits for a lock."""
@@ -207,7 +213,7 @@ class RowLoader(Crew):
             except VaultError:
                 self.damaged = True
                 self.stopping.set()
-            except (psycopg.Error, igzip_lib.IsalError, EOFError) as error:  # type: ignore[misc]
+            except _REFUSALS as error:
                 if not self.stopping.is_set():
                     with self._lock:
                         self.errors.append(
@@ -220,14 +226,22 @@ class RowLoader(Crew):
         with connection.cursor() as cursor:
             # Sent at once: libpq moves all that it still has to send with each piece that it could.
             writer = LibpqWriter(cursor, flush_threshold=0)
-            with part.open() as chunks, cursor.copy(statement, writer=writer) as copy:
-                end = b"\n"
-                for text in inflated(self._counted(chunks)):
-                    copy.write(text)
-                    end = (end + text)[-len(END_OF_DATA) - 1 :]
-                # Loaded one by one the parts have every row, joined they would not.
-                if (end == b"\n" + END_OF_DATA) != part.is_last:
-                    raise EOFError("the table's data does not end with its last part")
+            with part.open() as chunks:
+                try:
+                    with cursor.copy(statement, writer=writer) as copy:
+                        end = b"\n"
+                        for text in inflated(self._counted(chunks)):
+                            copy.write(text)
+                            end = (end + text)[-len(END_OF_DATA) - 1 :]
+                        # Loaded one by one the parts have every row, joined they would not.
+                        if (end == b"\n" + END_OF_DATA) != part.is_last:
+                            raise EOFError("the table's data does not end with its last part")
+                except _REFUSALS:
+                    # What was refused may not be what was to be loaded: at the object's end its
+                    # checksum tells, and that is the better reason.
+                    for _ in self._counted(chunks):
+                        pass
+                    raise
             with self._lock:
                 self.done_rows += max(0, cursor.rowcount)
 

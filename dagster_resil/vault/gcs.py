@@ -19,6 +19,7 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud import storage
 
 from dagster_resil.errors import (
+    ArrivedDamaged,
     ConfigurationError,
     ObjectDamaged,
     ResilError,
@@ -186,7 +187,8 @@ class GcsVault(Vault):
                 "service account that this runs as",
             )
         passing = is_passing(error)
-        kind = VaultUnreachable if passing else VaultError
+        # To be refused a look, by whatever words, says nothing of what is there.
+        kind = VaultUnreachable if passing or permission in (GET, LIST) else VaultError
         return kind(
             f"can't {what} in vault {self.url}: {said}",
             hint="Cloud Storage or the way to it fails: try again, and look at its status page"
@@ -395,20 +397,35 @@ class GcsVault(Vault):
                 with self.telling(f"read {name}", GET, name):
                     chunk = next(stream, None)
             except DamagedOnTheWay as error:
-                raise ObjectDamaged(
-                    f"object {name} of vault {self.url} arrives damaged: {error}",
-                    hint="read it again; if that is the same, use another copy of the vault",
-                ) from None
+                raise self._arrived_damaged(name, error) from None
             if chunk is None:
                 return
             yield chunk
+
+    def _arrived_damaged(self, name: str, error: DamagedOnTheWay) -> ArrivedDamaged:
+        """Return what to raise for an object that arrives damaged, with what is in the bucket.
+
+        :raises VaultError: it can't be looked at any more.
+        """
+        blob = self._found(self._blob(name))
+        if blob is not None and (blob.size, blob.crc32c) != (error.size, error.crc32c):
+            # One of the two was damaged itself.
+            blob = self._found(self._blob(name))
+        if blob is None:
+            raise self._missing(name)
+        return ArrivedDamaged(
+            f"object {name} of vault {self.url} arrives damaged: {error}",
+            hint="try again; if it stays so, look at the network between here and Cloud Storage",
+            size=int(blob.size or 0),
+            crc32c=str(blob.crc32c),
+        )
 
     def read(self, name: str) -> bytes:
         """Return a small object whole; what arrives damaged is asked for again."""
         for attempt in range(1, _READ_ATTEMPTS + 1):
             try:
                 return super().read(name)
-            except ObjectDamaged:
+            except ArrivedDamaged:
                 if attempt == _READ_ATTEMPTS:
                     raise
                 log.warning("%s arrived damaged, reading it again", name)
@@ -496,6 +513,10 @@ def _says_it_exists(error: GoogleAPICallError | RetryError) -> bool:
 
 def _said(error: Exception) -> str:
     """Return the first line of what an error says, without the request's address."""
+    if isinstance(error, GoogleAuthError) and error.args and isinstance(error.args[0], Exception):
+        return _said(error.args[0])  # what went wrong in signing in
+    if isinstance(error, requests.exceptions.InvalidJSONError):
+        return "an answer that is no JSON, so not Cloud Storage's"
     message = error.message if isinstance(error, GoogleAPICallError) else str(error)
     text = str(message).strip().splitlines()
     first = text[0] if text else type(error).__name__

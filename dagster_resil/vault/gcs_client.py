@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 import google.auth.credentials
+import requests
 import requests.adapters
 from google.cloud import storage
 
@@ -187,3 +188,16 @@ def prepare(client: storage.Client) -> None:
         client._http.mount(
             scheme, requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS, max_retries=0)
         )
+    # The session that signs in. Its library would stumble over a token that is no JSON.
+    signing_in: requests.Session | None = getattr(client._http, "_auth_request_session", None)
+    if signing_in is not None and _see_json not in signing_in.hooks["response"]:
+        signing_in.hooks["response"].append(_see_json)
+
+
+def _see_json(response: requests.Response, **_: object) -> None:
+    """See that an answer is JSON that says so: one that is not was damaged on its way.
+
+    :raises InvalidJSONError: it is not.
+    """
+    if response.ok and "json" in response.headers.get("Content-Type", ""):
+        response.json()

@@ -39,7 +39,16 @@ T = TypeVar("T")
 
 
 class DamagedOnTheWay(Exception):
-    """What arrived is not what Cloud Storage says it has sent."""
+    """What arrived is not what Cloud Storage says it has sent.
+
+    :param size: what it said of the object's size in bytes, where it said so.
+    :param crc32c: what it said of its checksum, in base64.
+    """
+
+    def __init__(self, message: str, *, size: int | None = None, crc32c: str | None = None) -> None:
+        super().__init__(message)
+        self.size = size
+        self.crc32c = crc32c
 
 
 _PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
@@ -49,6 +58,8 @@ _PASSING = (
     requests.ConnectionError,
     requests.Timeout,
     requests.exceptions.ChunkedEncodingError,
+    # Cloud Storage answers in JSON. What does not came from between, or was damaged there.
+    requests.exceptions.InvalidJSONError,
     urllib3.exceptions.HTTPError,
     DamagedOnTheWay,
 )
@@ -128,7 +139,7 @@ class Media:
                 if "CRC32C" in str(error):
                     raise DamagedOnTheWay(str(error)) from None
                 raise
-            return dict(response.json())
+            return _document(response)
 
         return self._retried(send)
 
@@ -195,7 +206,7 @@ class Media:
                 headers=headers,
             )
             if response.status_code != 308:
-                return dict(response.json())
+                return _document(response)
             done = _received(response)
             return None
 
@@ -213,7 +224,7 @@ class Media:
     def _progress_of(self, url: str) -> int | dict[str, Any]:
         """Return how much of an upload has arrived, or the object when it is whole."""
         response = self._request("PUT", url, data=b"", headers={"Content-Range": "bytes */*"})
-        return dict(response.json()) if response.status_code != 308 else _received(response)
+        return _document(response) if response.status_code != 308 else _received(response)
 
     def receive(self, path: str) -> Receiver:
         """Begin to read an object.
@@ -244,7 +255,7 @@ class Receiver:
         told = self._response.headers
         self.generation = told.get("X-Goog-Generation", "")
         self.size = int(told.get("X-Goog-Stored-Content-Length") or told["Content-Length"])
-        self._crc32c = _hash_of(told.get("X-Goog-Hash", ""))
+        self.crc32c = _hash_of(told.get("X-Goog-Hash", ""))
 
     def close(self) -> None:
         """Give the connection back; one that is not read to its end is closed."""
@@ -272,10 +283,13 @@ class Receiver:
             offset += len(chunk)
             crc32c = google_crc32c.extend(crc32c, chunk)
             yield chunk
-        if self._crc32c is not None and crc32c != self._crc32c:
-            raise DamagedOnTheWay(
+        if self.crc32c is not None and crc32c != _number(self.crc32c):
+            raise self._damaged(
                 "the bytes that arrived do not have the checksum that Cloud Storage tells"
             )
+
+    def _damaged(self, what: str) -> DamagedOnTheWay:
+        return DamagedOnTheWay(what, size=self.size, crc32c=self.crc32c)
 
     def _go_on(self, offset: int) -> None:
         self._response.close()
@@ -283,7 +297,7 @@ class Receiver:
         headers = {**self._headers, "Range": f"bytes={offset}-"}
         self._response = self._media.get(url, headers)
         if offset and self._response.status_code != 206:
-            raise DamagedOnTheWay("Cloud Storage began anew where it was to go on")
+            raise self._damaged("Cloud Storage began anew where it was to go on")
 
 
 class _Related:
@@ -339,9 +353,27 @@ def _received(response: requests.Response) -> int:
     return int(told.rpartition("-")[2]) + 1 if told else 0
 
 
-def _hash_of(header: str) -> int | None:
+def _document(response: requests.Response) -> dict[str, Any]:
+    """Return an answer's JSON object.
+
+    :raises InvalidJSONError: it is none, which passes.
+    """
+    document = response.json()
+    if not isinstance(document, dict):
+        raise requests.exceptions.InvalidJSONError("an answer that is no JSON object")
+    return document
+
+
+def _hash_of(header: str) -> str | None:
     for each in header.split(","):
         kind, _, value = each.strip().partition("=")
         if kind == "crc32c":
-            return int.from_bytes(base64.b64decode(value), "big")
+            return value
     return None
+
+
+def _number(crc32c: str) -> int:
+    try:
+        return int.from_bytes(base64.b64decode(crc32c), "big")
+    except ValueError:  # the header itself was damaged
+        return -1

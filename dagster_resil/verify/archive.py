@@ -8,15 +8,22 @@ copied into a local folder first.
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dagster_resil.errors import ObjectDamaged, ObjectMissing, VaultError, VaultUnreachable
+from dagster_resil.errors import (
+    ArrivedDamaged,
+    ObjectDamaged,
+    ObjectMissing,
+    VaultError,
+    VaultUnreachable,
+)
 from dagster_resil.postgres.archive import ArchiveUnreadable, TableOfContents, read_contents
 from dagster_resil.postgres.load import Rows
 from dagster_resil.progress import Progress, Step
@@ -26,8 +33,12 @@ from dagster_resil.vault.model import Check, Manifest, StoredObject, Table
 from dagster_resil.verify.compare import DETAILS_SHOWN
 from dagster_resil.verify.verdict import Verdict
 
+log = logging.getLogger(__name__)
+
 STREAMED_BYTES = 1 << 20
 """A table of which the backup has less is left to pg_restore, by way of the local folder."""
+_OTHER_CONTENTS = "has other contents than its checksums say"
+_OTHER_THAN_TOLD = "arrived with other contents than the vault says it has"
 _PART = re.compile(r"(archive/(?P<file>.+?))\.gz(\.[0-9]{4,})?")
 
 
@@ -53,8 +64,12 @@ class Archive:
         self._objects = {item.name: item for item in manifest.objects}
         self._lock = threading.Lock()
         self._wrong: dict[str, str] = {}
+        # Of objects that are whole in the vault, as far as it tells.
+        self._damaged_on_the_way: dict[str, str] = {}
         self._out_of_reach = ""
         self._seen: set[str] = set()
+        # Of those damaged on the way, the parts that had gone into a database when it was noticed.
+        self._passed_on: set[str] = set()
         self._other_problems: list[str] = []
         self._streamed = [streamed for table in manifest.tables if (streamed := self._large(table))]
         self._by_way_of_folder = self._objects.keys() - {
@@ -97,13 +112,13 @@ class Archive:
             nonlocal done
             target = self.folder / item.name
             target.parent.mkdir(parents=True, exist_ok=True)
-            with (
-                contextlib.suppress(VaultError),  # noted
-                target.open("wb") as file,
-                self.open(item) as chunks,
-            ):
-                for chunk in chunks:
-                    file.write(chunk)
+
+            def write(chunks: Iterator[bytes]) -> None:
+                with target.open("wb") as file:
+                    for chunk in chunks:
+                        file.write(chunk)
+
+            self._read(item, write)
             done += item.size
             progress(Step("fetching", done, total, "bytes"))
 
@@ -124,10 +139,34 @@ class Archive:
             self._other_problems += self._parse()
         return self.intact_so_far
 
+    def _read(self, item: StoredObject, take: Callable[[Iterator[bytes]], None]) -> None:
+        """Read an object whole; once more when it arrives damaged. What goes wrong is noted.
+
+        :param take: takes the chunks; what it has made of them is void when it is called again.
+        """
+        if self._out_of_reach:
+            return  # each object would be tried for as long again
+        with contextlib.suppress(VaultError):
+            try:
+                with self.open(item) as chunks:
+                    take(chunks)
+            except ArrivedDamaged as error:
+                if item.name in self._wrong:
+                    raise
+                log.warning("reading it again: %s", error.message)
+                with self.open(item) as chunks:
+                    take(chunks)
+                with self._lock:
+                    del self._damaged_on_the_way[item.name]
+
     def _look(self, item: StoredObject) -> None:
         """See that a large object is there and as large as it should be."""
+        if self._out_of_reach:
+            return
         try:
             size = self._backups.object_size(self._manifest.backup_id, item.name)
+            if size != item.size:  # no checksum guards what a vault tells: it may be damaged
+                size = self._backups.object_size(self._manifest.backup_id, item.name)
         except ObjectMissing:
             self._note_missing(item)
         except VaultError as error:
@@ -142,16 +181,14 @@ class Archive:
             return ["the archive has no toc.dat"]
         try:
             file = self.folder / toc.name
-            if file.exists():
-                data = file.read_bytes()
-            else:
-                with self.open(toc) as chunks:
-                    data = b"".join(chunks)
-            self._contents = read_contents(data, self._manifest.source.encoding)
+            read = [file.read_bytes()] if file.exists() else []
+            if not read:
+                self._read(toc, lambda chunks: read.append(b"".join(chunks)))
+            if not read:
+                return []  # noted
+            self._contents = read_contents(read[-1], self._manifest.source.encoding)
         except ArchiveUnreadable as error:
             return [error.message]
-        except VaultError:
-            return []  # noted
         named = {
             entry.file_name
             for entry in self._contents.of_kind("TABLE DATA")
@@ -167,6 +204,17 @@ class Archive:
         with self._lock:
             self._wrong[item.name] = wrong
             self._seen.add(item.name)
+
+    def _note_arrival(self, item: StoredObject, error: ArrivedDamaged) -> None:
+        """Note that an object arrived damaged; where the vault has another, it is the object."""
+        if error.size != item.size:
+            self._note(item, _other_size(error.size, item))
+        elif error.crc32c != item.crc32c:
+            self._note(item, _OTHER_CONTENTS)
+        else:
+            with self._lock:
+                again = item.name in self._damaged_on_the_way
+                self._damaged_on_the_way[item.name] = _OTHER_THAN_TOLD + ", twice" * again
 
     def _note_missing(self, item: StoredObject) -> None:
         """Note that an object is not there; where the manifest is not either, the vault is gone."""
@@ -194,11 +242,10 @@ class Archive:
         try:
             with self._backups.open_object(self._manifest.backup_id, item.name) as chunks:
                 yield self._summed(item, chunks)
-        except ObjectDamaged:
-            with self._lock:
-                known = item.name in self._wrong
-            if not known:  # the vault itself has noticed
-                self._note(item, "arrives with other contents than the vault says it has")
+        except ArrivedDamaged as error:
+            self._note_arrival(item, error)
+            raise
+        except ObjectDamaged:  # noted
             raise
         except ObjectMissing:
             self._note_missing(item)
@@ -216,17 +263,30 @@ class Archive:
         if sums.size != item.size:
             wrong = _other_size(sums.size, item)
         elif sums.crc32c != item.crc32c or sums.sha256 != item.sha256:
-            wrong = "has other contents than its checksums say"
+            wrong = _OTHER_CONTENTS
         if wrong:
             self._note(item, wrong)
             raise ObjectDamaged(f"object {item.name} of {self._manifest.backup_id} {wrong}")
         with self._lock:
             self._seen.add(item.name)
 
+    @contextmanager
+    def _open_to_pass_on(self, item: StoredObject) -> Iterator[Iterator[bytes]]:
+        """Read a part on its way into a database, which can't give it back."""
+        try:
+            with self.open(item) as chunks:
+                yield chunks
+        except ArrivedDamaged:
+            with self._lock:
+                self._passed_on.add(item.name)
+            raise
+
     @property
     def intact_so_far(self) -> bool:
         """Return whether nothing is known to be wrong."""
-        return not self._wrong and not self._other_problems and not self._out_of_reach
+        return not (
+            self._wrong or self._other_problems or self._out_of_reach or self._damaged_on_the_way
+        )
 
     def rows(self) -> list[Rows]:
         """Return the parts that are to be streamed, those of the largest table first."""
@@ -242,7 +302,7 @@ class Archive:
                 part=part.name,
                 size=part.size,
                 is_last=part is each.parts[-1],
-                open=lambda part=part: self.open(part),  # type: ignore[misc]
+                open=lambda part=part: self._open_to_pass_on(part),  # type: ignore[misc]
             )
             for each in sorted(self._streamed, key=lambda each: -each.table.bytes)
             for part in each.parts
@@ -262,14 +322,13 @@ class Archive:
 
     def check(self, *, jobs: int, progress: Progress) -> Check:
         """Return ``archive_intact``; what no restore has read so far is read for it."""
-        left = [item for item in self._manifest.objects if item.name not in self._seen]
+        done_with = self._seen | self._damaged_on_the_way.keys()
+        left = [item for item in self._manifest.objects if item.name not in done_with]
         done = 0
 
         def sum_one(item: StoredObject) -> None:
             nonlocal done
-            with contextlib.suppress(VaultError), self.open(item) as chunks:  # noted
-                for _ in chunks:
-                    pass
+            self._read(item, _read_through)
             done += item.size
             progress(Step("reading the archive", done, sum(i.size for i in left), "bytes"))
 
@@ -296,6 +355,24 @@ class Archive:
                 verdict=Verdict.INCONCLUSIVE,
                 summary=f"the vault is out of reach: {self._out_of_reach}",
             )
+        if self._damaged_on_the_way:
+            arrived = [
+                self._named(
+                    item,
+                    self._damaged_on_the_way[item.name]
+                    + " while it was restored" * (item.name in self._passed_on)
+                    + ": try again",
+                )
+                for item in self._manifest.objects
+                if item.name in self._damaged_on_the_way
+            ]
+            more = f" (and {len(arrived) - 1:,} more)" if len(arrived) > 1 else ""
+            return Check(
+                name="archive_intact",
+                verdict=Verdict.INCONCLUSIVE,
+                summary=arrived[0] + more,
+                details=tuple(arrived[:DETAILS_SHOWN]),
+            )
         return Check(
             name="archive_intact",
             verdict=Verdict.PASS,
@@ -309,6 +386,11 @@ class Archive:
             if item.name in table.parts:
                 return f"{table.schema_}.{table.name}: object {item.name} {wrong}"
         return f"object {item.name} {wrong}"
+
+
+def _read_through(chunks: Iterator[bytes]) -> None:
+    for _ in chunks:
+        pass
 
 
 def _other_size(size: int, item: StoredObject) -> str:

@@ -209,7 +209,7 @@ def _prove(
         if verdict is Verdict.FAIL:
             findings.rest_is_open("the archive is damaged, so it was not restored")
         elif verdict is not Verdict.PASS:
-            findings.rest_is_open("the archive could not be read, so it was not restored")
+            findings.rest_is_open("the archive did not arrive whole, so there is no proof")
         return verdict
 
     if not fetched:

@@ -18,13 +18,14 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 from dagster_resil.errors import (
+    ArrivedDamaged,
     ConfigurationError,
-    ObjectDamaged,
     ObjectExists,
     VaultError,
     VaultUnreachable,
 )
 from dagster_resil.vault import open_vault
+from dagster_resil.vault.checksums import Checksums
 from dagster_resil.vault.gcs import GcsVault
 from dagster_resil.vault.gcs_client import GcsSettings
 from tests.localcloud.cloud import QUICK, Cloud
@@ -47,6 +48,12 @@ def in_parts(cloud: Cloud) -> GcsVault:
 def random(size: int) -> list[bytes]:
     data = os.urandom(size)
     return [data[start : start + 300_000] for start in range(0, size, 300_000)]
+
+
+def checksum(data: bytes) -> str:
+    sums = Checksums()
+    sums.update(data)
+    return sums.crc32c
 
 
 # -- how objects are written
@@ -168,6 +175,40 @@ def test_what_passes_is_tried_again(cloud: Cloud, vault: GcsVault, status: int) 
             use()
 
 
+def test_an_answer_that_is_no_json_is_asked_for_again(cloud: Cloud) -> None:
+    vault = in_parts(cloud)
+    for use in (
+        lambda: vault.put("x", [b"data"]),
+        lambda: vault.put("y", random(2 * MIB)),
+        lambda: vault.size("x"),
+        lambda: list(vault.names("")),
+        lambda: list(vault.folders()),
+        vault.check_writable,
+    ):
+        with cloud.failing("corrupt", method="storage.*", incoming=False, times=1):
+            use()
+    with (
+        cloud.failing("corrupt", method="storage.objects.get", incoming=False),
+        pytest.raises(VaultUnreachable, match="an answer that is no JSON") as error,
+    ):
+        vault.size("x")
+    assert error.value.transient
+
+
+def test_a_token_that_is_no_json_is_asked_for_again(
+    signed_in: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = signed_in.bucket()
+    with signed_in.failing("corrupt", method="oauth2.token", incoming=False, times=1):
+        open_vault(f"gs://{bucket.name}").check_writable()
+    monkeypatch.setenv("RESIL_GCS_RETRY_S", "1")
+    with (
+        signed_in.failing("corrupt", method="oauth2.token", incoming=False),
+        pytest.raises(VaultUnreachable, match="no JSON"),
+    ):
+        open_vault(f"gs://{bucket.name}").check_writable()
+
+
 def test_what_does_not_pass_is_told_in_time(cloud: Cloud, vault: GcsVault) -> None:
     vault.put("x", [b"data"])
     with cloud.failing("error", method="storage.*"):
@@ -261,10 +302,11 @@ def test_a_read_that_arrives_damaged_is_noticed(cloud: Cloud, vault: GcsVault) -
         assert vault.read("x") == good, "a small object is asked for again"
     with (
         cloud.failing("corrupt", method="storage.objects.get", at_byte=MIB, times=1),
-        pytest.raises(ObjectDamaged, match="arrives damaged"),
+        pytest.raises(ArrivedDamaged, match="arrives damaged") as error,
         vault.open("x") as chunks,
     ):
         list(chunks)
+    assert (error.value.size, error.value.crc32c) == (len(good), checksum(good))
 
 
 def test_an_object_that_a_disk_has_damaged_is_noticed(cloud: Cloud) -> None:
@@ -272,7 +314,7 @@ def test_an_object_that_a_disk_has_damaged_is_noticed(cloud: Cloud) -> None:
     vault = cloud.vault(bucket)
     vault.put("x", [b"some data"])
     cloud.data_file(bucket.name, vault.prefix + "x").write_bytes(b"SOME data")
-    with pytest.raises(ObjectDamaged):
+    with pytest.raises(ArrivedDamaged):
         vault.read("x")
 
 
