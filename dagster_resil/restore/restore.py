@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dagster_resil.errors import NoSpace, RestoreFailed, SourceUnreachable
+from dagster_resil.errors import NoSpace, RestoreFailed, SourceUnreachable, VaultUnreachable
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.load import LoadSettings, apply_globals, load_archive
 from dagster_resil.postgres.programs import Programs, client_for, server_for
@@ -129,7 +129,7 @@ def _explained() -> Iterator[None]:
     except ProcessTimeout as error:
         raise RestoreFailed(
             f"the restore was given up: {error}",
-            hint="the target holds a part of the data: drop it; then raise --timeout",
+            hint=f"{_PART_OF_THE_DATA}; then raise --timeout",
         ) from error
 
 
@@ -152,10 +152,7 @@ def _fetched(
         # What is there is dropped only for a backup of which every byte was looked at.
         check = archive.check(jobs=settings.jobs, progress=progress)
         if check.verdict is not Verdict.PASS:
-            raise RestoreFailed(
-                f"backup {manifest.backup_id} is damaged: {check.summary}",
-                hint="use another one (resil list); nothing was restored",
-            )
+            raise _not_whole(manifest, check, "nothing was restored")
     try:
         return archive, read_expected(manifest, archive.folder)
     except CannotRead as error:
@@ -164,19 +161,35 @@ def _fetched(
         ) from error
 
 
-def _intact(archive: Archive, settings: RestoreSettings, progress: Progress) -> Check:
+def _intact(
+    archive: Archive, manifest: Manifest, settings: RestoreSettings, progress: Progress, left: str
+) -> Check:
     """Return ``archive_intact`` after the restore.
 
+    :param left: what a restore that failed has left behind, and what to do about it.
     :raises RestoreFailed: it is not.
+    :raises VaultUnreachable: nobody can tell.
     """
     check = archive.check(jobs=settings.jobs, progress=progress)
     if check.verdict is not Verdict.PASS:
-        raise RestoreFailed(
-            f"the backup is damaged: {check.summary}",
-            hint="the target holds a part of the data: drop it, and use another backup (resil "
-            "list)",
-        )
+        raise _not_whole(manifest, check, left)
     return check
+
+
+_PART_OF_THE_DATA = "the target holds a part of the data: drop it"
+
+
+def _not_whole(manifest: Manifest, check: Check, left: str) -> RestoreFailed | VaultUnreachable:
+    """Return what to raise for ``archive_intact`` that is no PASS."""
+    if check.verdict is Verdict.FAIL:
+        return RestoreFailed(
+            f"backup {manifest.backup_id} is damaged: {check.summary}",
+            hint=f"{left}; use another backup (resil list), and look at this one with resil verify",
+        )
+    return VaultUnreachable(
+        f"backup {manifest.backup_id} can't be read whole: {check.summary}",
+        hint=f"{left}; try again when the vault and the way to it work",
+    )
 
 
 def restore_backup(
@@ -190,7 +203,8 @@ def restore_backup(
     """Restore a backup into an empty database, and compare the two.
 
     :raises TargetRefused: the target holds something, or is the source itself.
-    :raises RestoreFailed: pg_restore met an error; the target holds a part of the data.
+    :raises RestoreFailed: pg_restore met an error, or the backup is damaged.
+    :raises VaultUnreachable: the backup can't be read whole.
     """
     settings = settings or RestoreSettings()
     sweep(settings.work_dir)
@@ -208,7 +222,7 @@ def restore_backup(
         began = time.monotonic()
         _load(programs, target, manifest, archive, settings, progress)
         seconds["restore"] = round(time.monotonic() - began, 3)
-        intact = _intact(archive, settings, progress)
+        intact = _intact(archive, manifest, settings, progress, _PART_OF_THE_DATA)
         checks = [intact, _clean(identity.server_version, seconds["restore"])]
         began = time.monotonic()
         compared = compare_database(
@@ -279,12 +293,14 @@ def _load(
         ),
         progress=progress,
     )
+    if loaded.damaged:
+        return  # which is looked at next, and is the better reason
     if not loaded.clean:
         more = len(loaded.errors) - 1
         raise RestoreFailed(
             f"restoring into {target.describe()} met an error: {loaded.errors[0]}"
             + (f" (and {more} more)" if more else ""),
-            hint="the target holds a part of the data: drop it and begin with a new database; "
+            hint=f"{_PART_OF_THE_DATA} and begin with a new database; "
             "a login that is no superuser may need --no-owners",
         )
 
@@ -388,7 +404,7 @@ def restore_to_scratch(
                 progress=progress,
                 kept=True,
             )
-            intact = _intact(archive, settings, progress)
+            intact = _intact(archive, manifest, settings, progress, "nothing was kept")
             if not loaded.clean:
                 raise RestoreFailed(
                     f"restoring {manifest.backup_id} met an error: {loaded.errors[0]}",

@@ -13,7 +13,13 @@ from google.cloud import storage
 
 from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.damage import CloudBackup, change_one_value, flip_one_byte
-from dagster_resil.errors import BackupFailed, ResilError, VaultError, VaultUnreachable
+from dagster_resil.errors import (
+    BackupFailed,
+    ResilError,
+    RestoreFailed,
+    VaultError,
+    VaultUnreachable,
+)
 from dagster_resil.restore import restore_backup
 from dagster_resil.vault.backups import Backups, folder, manifest_name
 from dagster_resil.vault.gcs import GcsVault
@@ -414,7 +420,51 @@ def test_a_bucket_gone_in_the_middle_of_a_restore(
     with pytest.raises(ResilError) as error:
         restore_backup(vault, kept.manifest, kept.source.server.endpoint(target))
     assert error.value.exit_code == 4
+    assert "damage" not in str(error.value)
+    assert "another" not in error.value.hint
+    assert vault.bucket_name in error.value.message
     kept.cloud.mend()
     again = kept.source.create()
     report = restore_backup(vault, kept.manifest, again)
     assert report.verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_restore_of_a_damaged_backup_says_what_is_damaged(
+    kept: Kept, target: str, streamed: bool
+) -> None:
+    part = kept.backup.table("public", "child").parts[0] if streamed else "globals.sql"
+    name = folder(kept.manifest.backup_id) + part
+    data = kept.backup.read(name)
+    middle = len(data) // 2
+    kept.backup.write(name, data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+    with pytest.raises(RestoreFailed) as error:
+        restore_backup(kept.vault, kept.manifest, kept.source.server.endpoint(target))
+    assert f"object {part} has other contents than its checksums say" in error.value.message
+    assert f"is damaged: {'public.child: ' if streamed else ''}object" in error.value.message
+    left = "drop it" if streamed else "nothing was restored"
+    for words in (left, "use another backup (resil list)", "resil verify"):
+        assert words in error.value.hint
+    assert "owners" not in str(error.value)
+
+
+@pytest.mark.parametrize("at_byte", [0, 900])
+def test_a_restore_of_what_arrives_damaged_is_to_be_tried_again(
+    kept: Kept, target: str, at_byte: int
+) -> None:
+    part = kept.backup.table("public", "child").parts[0]
+    with (
+        # The first look at it asks for its size.
+        kept.cloud.failing(
+            "corrupt",
+            method="storage.objects.get",
+            object=f"*/{part}",
+            skip=1,
+            times=1,
+            at_byte=at_byte,
+        ),
+        pytest.raises(VaultUnreachable, match="can't be read whole") as error,
+    ):
+        restore_backup(kept.vault, kept.manifest, kept.source.server.endpoint(target))
+    assert f"{OTHER_THAN_TOLD} while it was restored" in error.value.message
+    assert "drop it; try again" in error.value.hint
