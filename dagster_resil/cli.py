@@ -28,7 +28,7 @@ from rich.text import Text
 
 import dagster_resil
 from dagster_resil import logs
-from dagster_resil.errors import ConfigurationError, ResilError, TargetRefused
+from dagster_resil.errors import ConfigurationError, ReceiptLost, ResilError, TargetRefused
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.process import DAY_S, on_stop
 from dagster_resil.progress import Meter, Progress, Step, lines
@@ -467,13 +467,21 @@ def verify(
 
     store = open_vault(vault)
     manifest = Backups(store).resolve(backup_id, name)
-    with _progress(as_json) as progress:
-        receipt = verify_backup(
-            store,
-            manifest,
-            settings=VerifySettings(jobs=jobs, timeout_s=timeout, work_dir=work_dir),
-            progress=progress,
-        )
+    try:
+        with _progress(as_json) as progress:
+            receipt = verify_backup(
+                store,
+                manifest,
+                settings=VerifySettings(jobs=jobs, timeout_s=timeout, work_dir=work_dir),
+                progress=progress,
+            )
+    except ReceiptLost as error:
+        # What was found is the user's all the same.
+        if as_json:
+            print_json(error.receipt.to_json() | {"error": error.to_json()})
+        else:
+            print_receipt(error.receipt)
+        return _fail(error.to_json(), error.exit_code, as_json=False)
     if as_json:
         print_json(receipt.to_json())
     else:

@@ -22,7 +22,8 @@
     │   ├── ObjectMissing           4
     │   ├── ObjectDamaged           4
     │   │   └── ArrivedDamaged      4   on its way: the vault itself has it otherwise
-    │   └── ManifestDamaged         4
+    │   ├── ManifestDamaged         4
+    │   └── ReceiptLost             4   a verdict was found and could not be kept
     ├── CloudSqlError               4
     │   ├── InstanceMissing         4
     │   └── OperationUnfinished     4   it may be under way still
@@ -33,7 +34,10 @@ Exit code 1 is the verdict FAIL and nothing else; it belongs to no error.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from dagster_resil.vault.model import Receipt
 
 
 class ResilError(Exception):
@@ -202,6 +206,20 @@ class ManifestDamaged(VaultError):
     """The manifest is not valid, so the backup cannot be trusted."""
 
     code = "manifest_damaged"
+
+
+class ReceiptLost(VaultError):
+    """A backup was verified, and the receipt can't be written."""
+
+    code = "receipt_lost"
+
+    def __init__(self, receipt: Receipt, error: VaultError) -> None:
+        super().__init__(
+            f"the verdict on {receipt.backup_id}, {receipt.verdict}, is not kept: {error.message}",
+            hint=error.hint,
+            transient=error.transient,
+        )
+        self.receipt = receipt
 
 
 class CloudSqlError(ResilError):

@@ -16,7 +16,14 @@ import psycopg
 from pydantic import ValidationError
 
 import dagster_resil
-from dagster_resil.errors import CannotProve, NoServer, ResilError, SourceUnreachable
+from dagster_resil.errors import (
+    CannotProve,
+    NoServer,
+    ReceiptLost,
+    ResilError,
+    SourceUnreachable,
+    VaultError,
+)
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.inventory import LargeObjects, read_sequences, take_inventory
 from dagster_resil.postgres.load import Loaded, LoadSettings, apply_globals, load_archive
@@ -123,11 +130,13 @@ def verify_backup(
 
     What keeps a proof from being possible makes checks INCONCLUSIVE; it is not raised.
 
-    :raises VaultError: the receipt can't be written.
+    :raises VaultError: no receipt could be written; nothing was done.
+    :raises ReceiptLost: the receipt, which comes with it, can't be written after all.
     """
     settings = settings or VerifySettings()
     begun = time.monotonic()
     backups = Backups(vault)
+    vault.check_writable(manifest.name)
     findings = _Findings()
     findings.not_checked += manifest.left_out
     sweep(settings.work_dir)
@@ -167,7 +176,10 @@ def verify_backup(
         not_checked=tuple(findings.not_checked),
         tables=() if findings.comparison is None else to_records(findings.comparison),
     )
-    backups.put_receipt(receipt)
+    try:
+        backups.put_receipt(receipt)
+    except VaultError as error:
+        raise ReceiptLost(receipt, error) from error
     log.info(
         "verified backup %s: %s",
         receipt.backup_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -9,12 +10,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from google.cloud import storage
 
 from dagster_resil.backup.take import take_backup
+from dagster_resil.cli import cli
 from dagster_resil.demo.damage import CloudBackup, change_one_value, flip_one_byte
 from dagster_resil.errors import (
     BackupFailed,
+    ReceiptLost,
     ResilError,
     RestoreFailed,
     VaultError,
@@ -400,10 +404,41 @@ def test_a_bucket_gone_in_the_middle_of_a_verification(
 def test_a_bucket_that_stays_away_leaves_no_verdict(kept: Kept, gone: Gone) -> None:
     vault = kept.cloud.vault(kept.bucket, settings=replace(QUICK, retry_s=0.3))
     gone(kept.cloud, vault.bucket_name, 4)
-    with pytest.raises(VaultUnreachable):
+    with pytest.raises(ReceiptLost, match="INCONCLUSIVE, is not kept") as error:
         verify_backup(vault, kept.manifest)
+    assert error.value.receipt.verdict is Verdict.INCONCLUSIVE
     kept.cloud.mend()
     assert Backups(kept.vault).verdict(kept.manifest.backup_id) is None
+
+
+def test_who_may_write_no_receipt_is_told_before_the_work(kept: Kept) -> None:
+    vault = kept.cloud.vault(kept.bucket, account="restorer")
+    kept.cloud.forget()
+    with pytest.raises(VaultUnreachable, match=r"storage\.objects\.create missing") as error:
+        verify_backup(vault, kept.manifest)
+    assert "roles/storage.objectCreator" in error.value.hint
+    assert "restorer@local.iam.gserviceaccount.com" in error.value.hint
+    asked = kept.cloud.requests()["counts"]
+    assert asked.keys() <= {"oauth2.token", "storage.buckets.testIamPermissions"}
+
+
+def test_a_verdict_that_can_not_be_kept_is_shown(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in kept.cloud.running.environment().items():
+        monkeypatch.setenv(key, value)
+    words = ["verify", "latest", "--vault", kept.vault.url]
+    with kept.cloud.failing(
+        "error", method="storage.objects.insert", status=403, message="no such luck"
+    ):
+        said = CliRunner().invoke(cli, words, standalone_mode=False)
+        as_json = CliRunner().invoke(cli, [*words, "--json"], standalone_mode=False)
+    assert said.return_value == as_json.return_value == 4
+    assert "PASS  archive_intact" in said.stdout
+    assert "PASS, is not kept" in said.stderr
+    assert "hint: " in said.stderr
+    document = json.loads(as_json.stdout)
+    assert (document["verdict"], document["error"]["code"]) == ("PASS", "receipt_lost")
 
 
 @pytest.fixture
