@@ -96,19 +96,22 @@ def _keeping(vault: GcsVault, bucket: storage.Bucket) -> Iterator[BucketFinding]
     locked = bool(bucket.retention_policy_locked)
     lock = ", locked" if locked else ", not locked" if period_s else ""
     what = f"bucket {bucket.name} keeps objects for {period_s / _DAY_S:g} days{lock}"
-    if settings.retention_days is not None and period_s < settings.retention_days * _DAY_S:
+    short = settings.retention_days is not None and period_s < settings.retention_days * _DAY_S
+    if short:
         yield BucketFinding(
             f"{what}, not for {settings.retention_days} days",
             False,
             _update(bucket, f"--retention-period={settings.retention_days}d"),
         )
-    elif settings.retention_locked and not locked:
+    if settings.retention_locked and not locked:
         yield BucketFinding(
-            f"{what}, which is not as configured",
+            f"{what}, not locked, which is not as configured"
+            if not period_s
+            else f"{what}, which is not as configured",
             False,
             _update(bucket, "--lock-retention-period") + " (it can never be taken back)",
         )
-    else:
+    elif not short:
         yield BucketFinding(what)
     if settings.object_retention_days is not None and bucket.object_retention_mode != "Enabled":
         yield BucketFinding(

@@ -78,6 +78,15 @@ CASES: dict[str, tuple[Callable[[Cloud], tuple[object, GcsSettings, str]], str, 
         "not locked, which is not as configured",
         "--lock-retention-period",
     ),
+    "retention neither long nor locked": (
+        lambda c: (
+            c.bucket(retentionPolicy={"retentionPeriod": "86400"}),
+            replace(QUICK, retention_days=30, retention_locked=True),
+            "backup",
+        ),
+        "keeps objects for 1 days, not locked, which is not as configured",
+        "--lock-retention-period",
+    ),
     "no retention of objects": (
         lambda c: (c.bucket(), replace(QUICK, object_retention_days=7), "backup"),
         "allows no retention of single objects",
@@ -121,7 +130,7 @@ def test_a_bucket_that_is_not_as_configured(cloud: Cloud, case: str) -> None:
     vault = cloud.vault(bucket, settings=settings, account=account)
     found = wrong(list(check_bucket(vault)))
     assert any(what in finding.what and hint in finding.hint for finding in found), found
-    if case not in ("can delete",):
+    if case not in ("can delete", "retention neither long nor locked"):
         assert len(found) == 1
 
 
