@@ -70,7 +70,7 @@ class VaultAddress:
         # Imported here: half a second that a local vault does not need.
         from dagster_resil.vault.gcs_client import GcsSettings
 
-        settings = replace(GcsSettings.from_environment(), **self.cloud_storage)
+        settings = GcsSettings.from_environment(**self.cloud_storage)
         if self.gcs_resource is None:
             return open_vault(url, settings=settings)
         # Dagster has the resource's own client stand for it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import secrets
 import threading
@@ -26,9 +27,11 @@ from dagster_resil.errors import (
     VaultError,
     VaultUnreachable,
 )
+from dagster_resil.google import auth_said, signing_in_hint
 from dagster_resil.vault.base import Vault, check_name, check_prefix, is_name
 from dagster_resil.vault.checksums import Checksums
 from dagster_resil.vault.gcs_client import (
+    LOCALCLOUD_VARIABLE,
     ClientSource,
     GcsSettings,
     check_client,
@@ -161,7 +164,9 @@ class GcsVault(Vault):
             raise self._told(what, permission, name, error) from None
 
     def _told(self, what: str, permission: str, name: str | None, error: Exception) -> VaultError:
+        tried = ""
         if isinstance(error, RetryError) and isinstance(error.cause, Exception):
+            tried = f" (tried again for {self.settings.retry_s:g} s)"
             error = error.cause
         said = _said(error)
         code = error.code if isinstance(error, GoogleAPICallError) else None
@@ -183,15 +188,14 @@ class GcsVault(Vault):
         if code == 401 or (isinstance(error, GoogleAuthError) and not is_passing(error)):
             return VaultUnreachable(
                 f"can't {what} in vault {self.url}: signing in failed: {said}",
-                hint="sign in again (gcloud auth application-default login), or look at the "
-                "service account that this runs as",
+                hint=signing_in_hint(self.settings.impersonate),
             )
         passing = is_passing(error)
         # To be refused a look, by whatever words, says nothing of what is there.
         kind = VaultUnreachable if passing or permission in (GET, LIST) else VaultError
         return kind(
-            f"can't {what} in vault {self.url}: {said}",
-            hint="Cloud Storage or the way to it fails: try again, and look at its status page"
+            f"can't {what} in vault {self.url}: {said}{tried}",
+            hint=_outage_hint()
             if passing
             else f"look at bucket {self.bucket_name}: its retention, holds and keys",
             transient=passing,
@@ -515,6 +519,8 @@ def _said(error: Exception) -> str:
     """Return the first line of what an error says, without the request's address."""
     if isinstance(error, GoogleAuthError) and error.args and isinstance(error.args[0], Exception):
         return _said(error.args[0])  # what went wrong in signing in
+    if isinstance(error, GoogleAuthError):
+        return auth_said(error)
     if isinstance(error, requests.exceptions.InvalidJSONError):
         return "an answer that is no JSON, so not Cloud Storage's"
     message = error.message if isinstance(error, GoogleAPICallError) else str(error)
@@ -524,6 +530,16 @@ def _said(error: Exception) -> str:
         first = f"an answer of status {error.code} without a word"
     # "POST https://…?uploadType=multipart: " before the words is no help to anybody.
     return re.sub(r"^[A-Z]+ https?://\S+: ", "", first)[:400]
+
+
+def _outage_hint() -> str:
+    local = os.environ.get(LOCALCLOUD_VARIABLE)
+    if local:
+        return (
+            f"does the local cloud at {local} run (python -m dagster_resil.localcloud), and "
+            f"without faults ({local}/localcloud/faults)?"
+        )
+    return "Cloud Storage or the way to it fails: try again, and look at its status page"
 
 
 def _caller(said: str) -> str:

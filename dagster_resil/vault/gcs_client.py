@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -16,8 +18,17 @@ from dagster_resil.errors import ConfigurationError
 from dagster_resil.google import LOCALCLOUD_VARIABLE as LOCALCLOUD_VARIABLE  # others' too
 from dagster_resil.google import is_loopback, sign_in
 
+_OVERRIDE_VARIABLE = "API_ENDPOINT_OVERRIDE"
 _EMULATOR_VARIABLE = "STORAGE_EMULATOR_HOST"
 _SCOPE = "https://www.googleapis.com/auth/devstorage.full_control"
+_PREFIX = "RESIL_GCS_"
+STORAGE_CLASSES = ("STANDARD", "NEARLINE", "COLDLINE", "ARCHIVE")
+QUANTUM_BYTES = 256 << 10
+"""What a part of a resumable upload, but the last, has to be a multiple of."""
+_KMS_KEY = re.compile(r"projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+")
+_MOST_DAYS = 36_500
+"""Cloud Storage retains for 100 years at the most."""
+_MOST_S = 86_400
 _CONNECTIONS = 64
 """Kept open: as many as there may be jobs. The library's own ten would be closed and made anew."""
 
@@ -65,25 +76,67 @@ class GcsSettings:
     retry_s: float = 60
 
     def __post_init__(self) -> None:
-        if self.hold not in (None, "temporary", "event-based"):
-            raise _wrong("hold", self.hold, "temporary or event-based")
-        if self.object_retention_mode not in ("Locked", "Unlocked"):
-            raise _wrong("object_retention_mode", self.object_retention_mode, "Locked or Unlocked")
+        def wants(name: str, holds: bool, wanted: str) -> None:
+            if not holds:
+                raise _wrong(name, getattr(self, name), wanted)
+
+        wants("hold", self.hold in (None, "temporary", "event-based"), "temporary or event-based")
+        mode, days = self.object_retention_mode, self.object_retention_days
+        wants("object_retention_mode", mode in ("Locked", "Unlocked"), "Locked or Unlocked")
+        wants(
+            "object_retention_mode",
+            mode == "Unlocked" or days is not None,
+            f"a number of days beside it, in object_retention_days ({_PREFIX}OBJECT_RETENTION_DAYS)"
+            ": without, nothing is retained",
+        )
         for name in ("object_retention_days", "retention_days"):
-            days = getattr(self, name)
-            if days is not None and days < 1:
-                raise _wrong(name, days, "a number of days")
+            value = getattr(self, name)
+            wants(name, value is None or 1 <= value <= _MOST_DAYS, f"days, 1 to {_MOST_DAYS:,}")
+        wants(
+            "storage_class",
+            self.storage_class in (None, *STORAGE_CLASSES),
+            " or ".join(STORAGE_CLASSES),
+        )
+        wants(
+            "kms_key",
+            self.kms_key is None or _KMS_KEY.fullmatch(self.kms_key) is not None,
+            "projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY",
+        )
+        wants(
+            "impersonate",
+            self.impersonate is None or "@" in self.impersonate,
+            "a service account's address: NAME@PROJECT.iam.gserviceaccount.com",
+        )
+        wants("whole_bytes", self.whole_bytes >= 0, "a number of bytes")
+        wants(
+            "step_bytes",
+            self.step_bytes > 0 and self.step_bytes % QUANTUM_BYTES == 0,
+            f"a multiple of {QUANTUM_BYTES}",
+        )
+        for name in ("timeout_s", "retry_s"):
+            wants(name, 0 < getattr(self, name) <= _MOST_S, f"seconds, more than 0, to {_MOST_S:,}")
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> GcsSettings:
+    def from_environment(
+        cls, environment: Mapping[str, str] | None = None, **over: object
+    ) -> GcsSettings:
         """Read the settings from ``RESIL_GCS_…``, each named as its field is.
 
-        :raises ConfigurationError: one of them makes no sense.
+        :param over: settings that go before those.
+        :raises ConfigurationError: one of them is unknown or makes no sense.
         """
         environment = os.environ if environment is None else environment
+        known = {f"{_PREFIX}{field.name.upper()}" for field in fields(cls)}
+        for variable in sorted(environment):
+            if variable.startswith(_PREFIX) and variable not in known:
+                near = difflib.get_close_matches(variable, known, n=1, cutoff=0)
+                raise ConfigurationError(
+                    f"the environment variable {variable} is no setting for Cloud Storage",
+                    hint=f"did you mean {near[0]}? otherwise unset it",
+                )
         given: dict[str, object] = {}
         for field in fields(cls):
-            variable = f"RESIL_GCS_{field.name.upper()}"
+            variable = f"{_PREFIX}{field.name.upper()}"
             text = environment.get(variable, "").strip()
             if not text:
                 continue
@@ -94,7 +147,7 @@ class GcsSettings:
                     f"the environment variable {variable} makes no sense: {text[:40]!r}",
                     hint="days, bytes and seconds are numbers; versioning is on or off",
                 ) from None
-        return cls(**given)  # type: ignore[arg-type]
+        return cls(**(given | over))  # type: ignore[arg-type]
 
 
 _SWITCHES = {"on": True, "true": True, "off": False, "false": False}
@@ -114,7 +167,8 @@ def _read(kind: str, text: str) -> object:
 
 def _wrong(name: str, value: object, wanted: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{value!r} can't be the Cloud Storage setting {name}", hint=f"it takes {wanted}"
+        f"{value!r} can't be the Cloud Storage setting {name} ({_PREFIX}{name.upper()})",
+        hint=f"it takes {wanted}",
     )
 
 
@@ -127,11 +181,7 @@ def new_client(settings: GcsSettings) -> storage.Client:
     if os.environ.get(_EMULATOR_VARIABLE):  # our own, which was just looked at
         client = storage.Client()
     else:
-        credentials, project = sign_in(
-            [_SCOPE],
-            impersonate=settings.impersonate,
-            more=" (see the README's section on Cloud Storage)",
-        )
+        credentials, project = sign_in([_SCOPE], impersonate=settings.impersonate)
         # Buckets are named without a project; the library wants one only to make them.
         client = storage.Client(project=project or "none", credentials=credentials)
     check_client(client)
@@ -146,6 +196,10 @@ def _refuse_emulators() -> None:
     """
     local = os.environ.get(LOCALCLOUD_VARIABLE)
     emulator = os.environ.get(_EMULATOR_VARIABLE)
+    override = os.environ.get(_OVERRIDE_VARIABLE)
+    if local and not emulator and not _same(override, local):
+        # Naming a local cloud means that the real one must not be asked.
+        raise _elsewhere(local, override or "Google's own")
     if emulator and emulator != local:
         raise ConfigurationError(
             f"{_EMULATOR_VARIABLE} is set: Google's library would sign in as nobody and take "
@@ -162,17 +216,36 @@ def check_client(client: storage.Client) -> None:
     """
     endpoint = str(client.api_endpoint)
     local = os.environ.get(LOCALCLOUD_VARIABLE)
-    if endpoint != local and not endpoint.startswith("https://"):
+    if local and not _same(endpoint, local):
+        raise _elsewhere(local, endpoint)
+    if not local and not endpoint.startswith("https://"):
         raise ConfigurationError(
             f"the client of Cloud Storage is led to {endpoint}, which is neither Google's nor the "
             "local cloud",
-            hint=f"unset {_EMULATOR_VARIABLE} and API_ENDPOINT_OVERRIDE",
+            hint=f"unset {_EMULATOR_VARIABLE} and {_OVERRIDE_VARIABLE}"
+            + (
+                f"; if a local cloud is there: export {LOCALCLOUD_VARIABLE}={endpoint}"
+                if is_loopback(endpoint)
+                else ""
+            ),
         )
     if is_anonymous(client) and not is_loopback(endpoint):
         raise ConfigurationError(
             "the client of Cloud Storage has no credentials",
             hint="on your machine: gcloud auth application-default login",
         )
+
+
+def _same(address: str | None, other: str) -> bool:
+    return address is not None and address.rstrip("/") == other.rstrip("/")
+
+
+def _elsewhere(local: str, endpoint: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{LOCALCLOUD_VARIABLE} names the local cloud {local}, but the client of Cloud Storage is "
+        f"led to {endpoint[:100]}",
+        hint=f"export {_OVERRIDE_VARIABLE}={local}, or unset {LOCALCLOUD_VARIABLE} for Google's",
+    )
 
 
 def is_anonymous(client: storage.Client) -> bool:

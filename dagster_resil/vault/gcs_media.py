@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlencode
 
 import google_crc32c
@@ -26,15 +27,18 @@ from google.cloud import storage
 
 from dagster_resil.vault.gcs_client import GcsSettings
 
-QUANTUM_BYTES = 256 << 10
-"""What a part of a resumable upload, but the last, has to be a multiple of."""
+log = logging.getLogger(__name__)
+
 _CHUNK_BYTES = 1 << 20
 _SEND_BYTES = 1 << 18
 """Small chunks are joined to this size on their way out."""
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 8.0
+_LONG_S = 3.0
+"""Somebody at a terminal wonders by then."""
 _CONNECT_TIMEOUT_S = 20.0
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -76,9 +80,33 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, _PASSING)
 
 
+class _Patient(Retry):
+    """What tries again, and says so when that takes long."""
+
+    def __call__(
+        self, func: Callable[P, T], on_error: Callable[[Exception], Any] | None = None
+    ) -> Callable[P, T]:
+        """Wrap what is to be tried again."""
+        begun = time.monotonic()
+        told = False
+
+        def note(error: Exception) -> None:
+            nonlocal told
+            passed_s = time.monotonic() - begun
+            if not told and passed_s >= _LONG_S:
+                told = True
+                log.warning(
+                    "Cloud Storage has failed for %.0f s, trying again: %s",
+                    passed_s,
+                    str(error).strip().split("\n", 1)[0][:200],
+                )
+
+        return super().__call__(func, on_error=on_error or note)
+
+
 def new_retry(retry_s: float) -> Retry:
     """Return what tries again, with growing pauses."""
-    return Retry(
+    return _Patient(
         predicate=is_passing,
         initial=min(_FIRST_PAUSE_S, retry_s / 20),
         maximum=_LONGEST_PAUSE_S,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from google.api_core.client_options import ClientOptions
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
+from dagster_resil.cli import cli
 from dagster_resil.errors import (
     ArrivedDamaged,
     ConfigurationError,
@@ -133,11 +137,51 @@ def test_settings_come_from_the_environment() -> None:
         hold="temporary",
         impersonate="vault@p.iam.gserviceaccount.com",
     )
-    for name, wrong in (("VERSIONING", "perhaps"), ("OBJECT_RETENTION_DAYS", "x"), ("HOLD", "x")):
-        with pytest.raises(ConfigurationError) as error:
-            GcsSettings.from_environment({f"RESIL_GCS_{name}": wrong})
-        assert name.lower() in error.value.message.lower()
-        assert error.value.hint
+    over = GcsSettings.from_environment(
+        {"RESIL_GCS_OBJECT_RETENTION_MODE": "Locked", "RESIL_GCS_RETRY_S": "5"},
+        object_retention_days=3,
+        retry_s=6.0,
+    )
+    assert (over.object_retention_mode, over.object_retention_days) == ("Locked", 3)
+    assert over.retry_s == 6
+
+
+WRONG_SETTINGS = [
+    ("VERSIONING", "perhaps"),
+    ("OBJECT_RETENTION_DAYS", "x"),
+    ("OBJECT_RETENTION_DAYS", "0"),
+    ("OBJECT_RETENTION_MODE", "Locked"),
+    ("OBJECT_RETENTION_MODE", "locked"),
+    ("RETENTION_DAYS", "40000"),
+    ("HOLD", "x"),
+    ("STORAGE_CLASS", "COLD"),
+    ("KMS_KEY", "foo"),
+    ("IMPERSONATE", "vault"),
+    ("WHOLE_BYTES", "-1"),
+    ("STEP_BYTES", "1000"),
+    ("STEP_BYTES", "0"),
+    ("TIMEOUT_S", "0"),
+    ("TIMEOUT_S", "nan"),
+    ("RETRY_S", "inf"),
+    ("RETRY_S", "-1"),
+    ("STORAGECLASS", "COLDLINE"),
+]
+
+
+@pytest.mark.parametrize(("name", "wrong"), WRONG_SETTINGS)
+def test_a_wrong_setting_is_told_by_every_command(
+    name: str, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"RESIL_GCS_{name}", wrong)
+    with pytest.raises(ConfigurationError, match=f"RESIL_GCS_{name}\\b") as error:
+        open_vault("gs://some-bucket/x")
+    assert error.value.exit_code == 2
+    assert error.value.hint
+    if name == "STORAGECLASS":
+        assert "RESIL_GCS_STORAGE_CLASS?" in error.value.hint
+    said = CliRunner().invoke(cli, ["check", "--vault", "gs://some-bucket"], standalone_mode=False)
+    assert said.return_value == 2
+    assert f"RESIL_GCS_{name}" in said.stdout
 
 
 # -- what goes wrong on the way
@@ -494,15 +538,59 @@ def test_acting_as_another_account(signed_in: Cloud, monkeypatch: pytest.MonkeyP
     vault.put("a/b", [b"data"])
     assert vault.read("a/b") == b"data"
     monkeypatch.setenv("RESIL_GCS_IMPERSONATE", "owner@local.iam.gserviceaccount.com")
-    with pytest.raises(VaultUnreachable, match="signing in failed"):
+    with pytest.raises(VaultUnreachable, match=r"signing in failed: Unable .*: Perm") as error:
         open_vault(f"gs://{bucket.name}").read("a/b")
+    for words in ("roles/iam.serviceAccountTokenCreator", "owner@local", str(keys)):
+        assert words in error.value.hint
 
 
 def test_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
+    key = tmp_path / "key.json"
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
+    for text in (None, "{", '{"type": "service_account"}'):
+        if text is not None:
+            key.write_text(text)
+        with pytest.raises(ConfigurationError, match=r"can't sign in to Google Cloud: \w") as error:
+            open_vault("gs://some-bucket").check_writable()
+        assert str(key) in error.value.hint
+        assert "GOOGLE_APPLICATION_CREDENTIALS" in error.value.hint
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     with pytest.raises(ConfigurationError, match="can't sign in") as error:
         open_vault("gs://some-bucket").check_writable()
     assert "gcloud auth application-default login" in error.value.hint
+
+
+def test_a_key_that_is_not_known_is_told_in_words(
+    signed_in: Cloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    keys = signed_in.running.keys
+    document = json.loads((keys / "backup.json").read_text())
+    document["private_key"] = json.loads((keys / "owner.json").read_text())["private_key"]
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text(json.dumps(document))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(wrong))
+    with pytest.raises(VaultUnreachable, match="signing in failed: invalid_grant: Inv") as error:
+        open_vault("gs://some-bucket").check_writable()
+    assert str(wrong) in error.value.hint
+    assert not set("(){}'") & set(error.value.message.partition("failed: ")[2])
+
+
+def test_half_a_way_to_the_local_cloud_is_refused_at_once(
+    signed_in: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = time.monotonic()
+    monkeypatch.delenv("API_ENDPOINT_OVERRIDE")
+    with pytest.raises(ConfigurationError, match="led to Google's own") as error:
+        open_vault("gs://some-bucket").check_writable()
+    assert f"export API_ENDPOINT_OVERRIDE={signed_in.url}" in error.value.hint
+    monkeypatch.setenv("API_ENDPOINT_OVERRIDE", signed_in.url)
+    monkeypatch.delenv("RESIL_LOCALCLOUD")
+    with pytest.raises(ConfigurationError, match="neither Google's") as error:
+        open_vault("gs://some-bucket").check_writable()
+    assert f"export RESIL_LOCALCLOUD={signed_in.url}" in error.value.hint
+    assert time.monotonic() - begun < 2
 
 
 def test_an_emulator_that_is_not_ours_is_refused(
@@ -549,7 +637,26 @@ def test_a_dead_server_is_told_soon(cloud: Cloud, monkeypatch: pytest.MonkeyPatc
         vault.check_writable()
     assert error.value.transient
     assert datetime.now(UTC) - begun < timedelta(seconds=15)
+    assert "(tried again for 2 s)" in error.value.message
+    assert "does the local cloud at http://127.0.0.1:9 run" in error.value.hint
     dead.close()
+
+
+def test_trying_again_for_long_is_told_meanwhile(
+    cloud: Cloud, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("dagster_resil"), "propagate", True)
+    monkeypatch.setattr("dagster_resil.vault.gcs_media._LONG_S", 0.5)
+    vault = cloud.vault()
+    vault.put("x", [b"data"])
+    with cloud.failing("error", method="storage.*", times=1):
+        vault.size("x")
+    assert caplog.text == ""
+    with cloud.failing("error", method="storage.*"), pytest.raises(VaultUnreachable):
+        vault.size("x")
+    told = {record.created: record.getMessage() for record in caplog.records}
+    [message] = told.values()
+    assert message.startswith("Cloud Storage has failed for")
 
 
 # -- many, and large
