@@ -164,6 +164,16 @@ requests.request(verb or "POST", url, data=b"x" * (2 << 20), headers=headers)
 """
 
 
+def test_it_starts_again_after_uploads_that_have_ended(folder: Path) -> None:
+    with running_cloud(folder) as cloud:
+        bucket = cloud.bucket()
+        bucket.blob("x").upload_from_string(b"x" * 9 * MIB)  # above 8 MB in parts
+        url = bucket.blob("y").create_resumable_upload_session()
+        assert cloud.client()._http.delete(url).status_code == 499
+    with running_cloud(folder) as cloud:
+        assert [each.name for each in cloud.client().list_blobs(bucket.name)] == ["x"]
+
+
 def test_tokens_and_keys_outlive_a_restart(folder: Path) -> None:
     with running_cloud(folder) as cloud:
         bucket = cloud.bucket()

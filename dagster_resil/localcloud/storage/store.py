@@ -154,7 +154,9 @@ class Store:
             if file.name not in known:
                 file.unlink()
         for table, size in (("uploads", "received"), ("rewrites", "written")):
-            for name, length in self._connection.execute(f"SELECT file, {size} FROM {table}"):
+            # What has ended has no file any more.
+            rows = f"SELECT file, {size} FROM {table} WHERE file <> ''"
+            for name, length in self._connection.execute(rows):
                 with contextlib.suppress(FileNotFoundError):
                     os.truncate(self.path(name), length)
 
