@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
+import json
 import os
 import secrets
+import shutil
+import subprocess
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -65,6 +70,89 @@ def test_an_upload_without_metadata(cloud: Cloud, bucket: storage.Bucket) -> Non
     answer = session(cloud).post(url, data=b"simple", headers={"Content-Type": "text/plain"})
     assert answer.json()["contentType"] == "text/plain"
     assert bucket.blob("x").download_as_bytes() == b"simple"
+
+
+def test_the_multipart_body_of_gcloud(cloud: Cloud, bucket: storage.Bucket) -> None:
+    """Its lines end in LF alone, and its boundary is in single quotes; Google takes both."""
+    mark = "===============3302884269019719833=="
+    url = f"{cloud.url}/upload/storage/v1/b/{bucket.name}/o?alt=json&uploadType=multipart"
+    data = b"one\r\ntwo\n\n--" + os.urandom(9000)
+    for name, quote, end in (("a", "'", "\n"), ("b", '"', "\r\n"), ("c", "", "\n")):
+        head = [
+            f"--{mark}",
+            "Content-Type: application/json",
+            "MIME-Version: 1.0",
+            "",
+            json.dumps({"name": name, "bucket": bucket.name}),
+            f"--{mark}",
+            "Content-Type: text/plain",
+            "",
+            "",
+        ]
+        body = end.join(head).encode() + data + f"{end}--{mark}--{end}".encode()
+        kind = f"multipart/related; boundary={quote}{mark}{quote}"
+        answer = session(cloud).post(url, data=body, headers={"Content-Type": kind})
+        assert answer.status_code == 200, answer.text
+        found = answer.json()
+        assert found["contentType"] == "text/plain"
+        assert found["md5Hash"] == base64.b64encode(hashlib.md5(data).digest()).decode()
+        assert bucket.blob(name).download_as_bytes() == data
+        # The two kinds of line ends are not mixed.
+        other = body.replace(f"{end}--{mark}--{end}".encode(), b"--" + mark.encode() + b"--")
+        assert (
+            session(cloud).post(url, data=other, headers={"Content-Type": kind}).status_code == 400
+        )
+
+
+def test_an_upload_begins_where_gcloud_begins_its_stdin(
+    cloud: Cloud, bucket: storage.Bucket
+) -> None:
+    url = f"{cloud.url}/resumable/upload/storage/v1/b/{bucket.name}/o?alt=json&uploadType=resumable"
+    begun = session(cloud).post(url, json={"name": "x", "bucket": bucket.name})
+    assert begun.status_code == 200
+    data = os.urandom(300_000)
+    for start, end, total in ((0, 1 << 18, "*"), (1 << 18, len(data), len(data))):
+        answer = session(cloud).put(
+            begun.headers["Location"],
+            data=data[start:end],
+            headers={"Content-Range": f"bytes {start}-{end - 1}/{total}"},
+        )
+    assert answer.status_code == 200
+    assert bucket.blob("x").download_as_bytes() == data
+
+
+@pytest.mark.parametrize("account", ["owner", "backup"])
+def test_gcloud_itself(cloud: Cloud, bucket: storage.Bucket, tmp_path: Path, account: str) -> None:
+    if shutil.which("gcloud") is None:
+        pytest.skip("gcloud can't be had on this machine: UNTESTED with it")
+    file, back = tmp_path / "file", tmp_path / "back"
+    data = os.urandom(9 * MIB)
+    file.write_bytes(data)
+
+    def gcloud(*words: str, stdin: bytes = b"") -> bytes:
+        script = f'. "{cloud.running.environment_file(account)}"; exec gcloud storage "$@"'
+        done = subprocess.run(
+            ["sh", "-c", script, "sh", *words],
+            input=stdin,
+            capture_output=True,
+            env={
+                **os.environ,
+                "CLOUDSDK_CONFIG": str(tmp_path / "config"),
+                "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
+            },
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
+
+    place = f"gs://{bucket.name}"
+    gcloud("cp", str(file), f"{place}/small", stdin=b"")
+    gcloud("cp", "-", f"{place}/from-stdin", stdin=data)
+    assert bucket.blob("small").download_as_bytes() == data
+    gcloud("cp", f"{place}/from-stdin", str(back))
+    assert back.read_bytes() == data
+    assert gcloud("ls", place).decode().split() == [f"{place}/from-stdin", f"{place}/small"]
 
 
 def test_ranges(cloud: Cloud, bucket: storage.Bucket) -> None:

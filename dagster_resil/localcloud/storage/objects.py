@@ -138,7 +138,12 @@ class Objects:
         :param more: fields that are not the caller's to set.
         :raises ApiError: a checksum or a precondition does not hold, what is there has to stay…
         """
-        check_checksums(metadata, file, self._store.path(file.name))
+        path = self._store.path(file.name)
+        md5 = check_checksums(metadata, file, path)
+        if md5 is None and "crc32c" not in metadata and more is None:
+            # Who gives no checksum may compare this one afterwards, as gcloud does. Others are
+            # spared the time that it takes.
+            md5 = _md5(path)
         file.sync()
         with self._store.transaction():
             bucket = self._access.bucket(request, "storage.objects.create", bucket_name)
@@ -167,6 +172,7 @@ class Objects:
                     "updated": now,
                     "timeFinalized": now,
                     "timeStorageClassUpdated": now,
+                    **({"md5Hash": md5} if md5 else {}),
                     **(more or {}),
                 },
             )
@@ -382,9 +388,10 @@ def _retention(given: dict[str, Any]) -> dict[str, Any] | None:
     return dict(wanted) if any(wanted.values()) else None
 
 
-def check_checksums(metadata: dict[str, Any], file: DataFile, path: Path) -> None:
+def check_checksums(metadata: dict[str, Any], file: DataFile, path: Path) -> str | None:
     """Refuse bytes that are not those that the caller has summed.
 
+    :return: their md5, where the caller gives it.
     :raises ApiError: they are others.
     """
     crc32c = metadata.get("crc32c")
@@ -394,13 +401,16 @@ def check_checksums(metadata: dict[str, Any], file: DataFile, path: Path) -> Non
             f'"{crc32c_text(file.crc32c)}".'
         )
     md5 = metadata.get("md5Hash")
-    if md5 is not None:
-        sums = hashlib.md5(usedforsecurity=False)
-        for block in _file_blocks(path):
-            sums.update(block)
-        found = base64.b64encode(sums.digest()).decode()
-        if md5 != found:
-            raise invalid(f'Provided MD5 hash "{md5}" doesn\'t match calculated "{found}".')
+    if md5 is not None and md5 != (found := _md5(path)):
+        raise invalid(f'Provided MD5 hash "{md5}" doesn\'t match calculated "{found}".')
+    return md5
+
+
+def _md5(path: Path) -> str:
+    sums = hashlib.md5(usedforsecurity=False)
+    for block in _file_blocks(path):
+        sums.update(block)
+    return base64.b64encode(sums.digest()).decode()
 
 
 def _file_blocks(path: Path) -> Iterator[bytes]:

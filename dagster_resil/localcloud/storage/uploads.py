@@ -50,6 +50,8 @@ class Uploads:
     def routes(self) -> list[Route]:
         """Return its forms."""
         path = "/upload/storage/v1/b/{bucket}/o"
+        # gcloud begins there what it reads from its stdin.
+        resumable = f"/resumable{path}"
         insert = joined(PARAMETERS, {"uploadType", "name", "kmsKeyName", "projection"})
         going_on = frozenset({"uploadType", "upload_id"})
         method = "storage.objects.insert"
@@ -57,6 +59,7 @@ class Uploads:
             Route(method, "POST", path, self._media, insert, {"uploadType": "media"}),
             Route(method, "POST", path, self._multipart, insert, {"uploadType": "multipart"}),
             Route(method, "POST", path, self._begin, insert, {"uploadType": "resumable"}),
+            Route(method, "POST", resumable, self._begin, insert, {"uploadType": "resumable"}),
             Route(
                 "storage.uploads.put",
                 "PUT",
@@ -284,10 +287,12 @@ class _Related:
     """A multipart/related body: JSON, then the bytes, which are never whole in memory."""
 
     def __init__(self, content_type: str, body: Body) -> None:
-        found = re.match(r'multipart/related;.*boundary="?([^";]+)"?', content_type)
+        # gcloud writes single quotes, which Google takes for quotes too.
+        found = re.match(r"""multipart/related;.*boundary=["']?([^"';]+)["']?""", content_type)
         if not found:
             raise invalid(f"not multipart/related: {content_type!r}")
         self._mark = b"--" + found[1].encode()
+        self._line_end = b"\r\n"
         self._body = body
         self._ahead = b""
         self.content_type = "application/octet-stream"
@@ -304,9 +309,15 @@ class _Related:
         """Return the first part, and read on to where the bytes begin."""
         if self._until(self._mark).strip():
             raise invalid("malformed multipart body")
-        self._until(b"\r\n\r\n")
-        metadata = parse_object(self._until(b"\r\n" + self._mark))
-        for line in self._until(b"\r\n\r\n").split(b"\r\n"):
+        # RFC 2046 wants both; gcloud writes the second alone, which Google takes.
+        rest = self._until(b"\n")
+        if rest not in (b"", b"\r"):
+            raise invalid("malformed multipart body")
+        self._line_end = end = rest + b"\n"
+        self._ahead = end + self._ahead  # a part may have no headers
+        self._until(end + end)
+        metadata = parse_object(self._until(end + self._mark))
+        for line in self._until(end + end).split(end):
             key, _, value = line.decode("latin-1").partition(":")
             if key.strip().lower() == "content-type":
                 self.content_type = value.strip()
@@ -314,9 +325,9 @@ class _Related:
 
     def media(self) -> Iterator[bytes]:
         """Yield the bytes, and see that they end as they should."""
-        end = b"\r\n" + self._mark + b"--"
+        end = self._line_end + self._mark + b"--"
         # The body's length is known, so that only its very end has to be looked at.
-        tail = len(end) + 2
+        tail = len(end) + len(self._line_end)
         held = self._ahead
         if self._body.left > tail:
             yield held
