@@ -2,23 +2,25 @@
 
 ``POST /localcloud/faults`` takes one :class:`Fault` as a JSON object, ``GET`` lists them with how
 often each has struck, ``DELETE`` clears them. ``GET /localcloud/requests`` counts what was asked,
-by method; ``DELETE`` begins the count anew.
+by method, with the log of it; ``DELETE`` begins anew.
 """
 
 from __future__ import annotations
 
+import difflib
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dagster_resil.localcloud.protocol import Interrupted, Request
+from dagster_resil.localcloud.protocol import Interrupted, Request, invalid
 
+_UPLOADS = ("storage.objects.insert", "storage.uploads.put")
 _KEPT_REQUESTS = 20_000
 _SLOW_STEP_S = 0.5
 
@@ -50,7 +52,9 @@ class Fault(BaseModel):
     - drop: no answer; the connection ends, before or after.
     - cut: the connection ends after ``at_byte`` bytes of a body, whichever way it goes.
     - slow: bodies go at ``bytes_per_s``.
-    - corrupt: one bit of the byte at ``at_byte`` is flipped in a body, whichever way it goes.
+    - corrupt: one bit of the byte at ``at_byte`` is flipped in a body, whichever way it goes. Of
+      an upload it is the object's content, whatever is round it, and not the answer (but with
+      ``incoming`` False).
     - denied: nobody has ``permission`` (a pattern).
     - region_gone: buckets in ``location`` answer 503, and so do Cloud SQL's instances, whose
       servers crash; they start again when the fault is cleared.
@@ -126,6 +130,7 @@ class Striking:
     """The faults that strike one request."""
 
     faults: list[Fault]
+    uploads: bool = False
     begun: float = field(default_factory=time.monotonic)
 
     def of(self, *kinds: Kind, when: str | None = None) -> Fault | None:
@@ -160,12 +165,26 @@ class Striking:
             end = offset + len(data)
             if fault.kind == "cut" and fault.at_byte < end:
                 raise Interrupted
-            if fault.kind == "corrupt" and offset <= fault.at_byte < end:
-                data[fault.at_byte - offset] ^= 0x01
+            if fault.kind == "corrupt" and not self._of_content(fault):
+                _flip(data, fault.at_byte - offset)
             if fault.kind == "slow":
                 due = self.begun + end / fault.bytes_per_s
                 while (left := due - time.monotonic()) > 0:
                     time.sleep(min(left, _SLOW_STEP_S))
+
+    def _of_content(self, fault: Fault) -> bool:
+        return self.uploads and fault.incoming is not False
+
+    @property
+    def changes_content(self) -> bool:
+        """Return whether an upload's content is changed."""
+        return any(fault.kind == "corrupt" and self._of_content(fault) for fault in self.faults)
+
+    def content(self, data: memoryview, offset: int) -> None:
+        """Do to a block of an upload's content what the faults do."""
+        for fault in self.faults:
+            if fault.kind == "corrupt" and self._of_content(fault):
+                _flip(data, fault.at_byte - offset)
 
     @property
     def block_bytes(self) -> int | None:
@@ -181,6 +200,41 @@ class Striking:
         """Return after how many bytes an answer ends too early, if it does."""
         cut = self.of("cut")
         return cut.at_byte if cut is not None and cut.incoming is not True else None
+
+
+def _flip(data: memoryview, place: int) -> None:
+    if 0 <= place < len(data):
+        data[place] ^= 0x01
+
+
+def read_fault(document: dict[str, Any], methods: set[str], locations: Sequence[str]) -> Fault:
+    """Return the fault that a JSON object describes.
+
+    :param methods: those that there are.
+    :raises ApiError: there is no such fault, or it would never strike.
+    """
+    kinds = get_args(Kind)
+    if document.get("kind") not in kinds:
+        raise invalid(f"no such kind of fault: {document.get('kind')!r}; one of {', '.join(kinds)}")
+    try:
+        fault = Fault.model_validate(document)
+    except ValidationError as error:
+        wrong = [
+            f"{'.'.join(map(str, each['loc']))}: {each['msg']}"
+            + (
+                f" (there are {', '.join(Fault.model_fields)})"
+                * (each["type"] == "extra_forbidden")
+            )
+            for each in error.errors()
+        ]
+        raise invalid("no such fault: " + "; ".join(wrong)) from None
+    if not any(fnmatchcase(method, fault.method) for method in methods):
+        near = difflib.get_close_matches(fault.method, methods, n=5, cutoff=0)
+        raise invalid(f"no method is {fault.method!r}; near ones: {', '.join(near)}")
+    if fault.kind == "region_gone" and fault.location.upper() not in locations:
+        there = ", ".join(each.lower() for each in locations)
+        raise invalid(f"no location is {fault.location!r}; there are: {there}")
+    return fault
 
 
 class Switch:
@@ -249,7 +303,7 @@ class Switch:
                     continue
                 armed.struck += 1
                 striking.append(fault)
-        return Striking(striking)
+        return Striking(striking, uploads=request.method in _UPLOADS)
 
     def note(self, request: Request, status: int) -> None:
         """Count a request; 0 stands for one that got no answer."""

@@ -71,6 +71,13 @@ class Fault(Protocol):
     def passing(self, data: memoryview, offset: int, *, incoming: bool) -> None:
         """Look at a block on its way: wait, change it, or raise Interrupted."""
 
+    def content(self, data: memoryview, offset: int) -> None:
+        """Change a block of an object's content that is being uploaded."""
+
+    @property
+    def changes_content(self) -> bool:
+        """Return whether it may."""
+
 
 class Faults(Protocol):
     """The faults that strike one request."""
@@ -114,6 +121,21 @@ class Body:
             self.offset += count
             size -= count
             yield bytes(block[:count])
+
+    def content(self, blocks: Iterator[bytes], offset: int = 0) -> Iterator[bytes]:
+        """Yield an object's content out of the body, after what a fault has done to it.
+
+        :param offset: where in the content of this request it begins.
+        """
+        fault = self.fault
+        if fault is None or not fault.changes_content:
+            yield from blocks
+            return
+        for block in blocks:
+            data = bytearray(block)
+            fault.content(memoryview(data), offset)
+            offset += len(data)
+            yield bytes(data)
 
     def read(self, size: int) -> bytes:
         """Return the next ``size`` bytes whole."""

@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dagster_resil.localcloud.faults import Fault, Striking, Switch
+from dagster_resil.localcloud.faults import Striking, Switch, read_fault
 from dagster_resil.localcloud.identities import Identities, address
 from dagster_resil.localcloud.protocol import (
     BLOCK_BYTES,
@@ -39,6 +39,7 @@ from dagster_resil.localcloud.protocol import (
     not_done,
 )
 from dagster_resil.localcloud.sql.service import SqlService
+from dagster_resil.localcloud.storage.buckets import LOCATIONS
 from dagster_resil.localcloud.storage.service import StorageService
 from dagster_resil.postgres.server import server_user
 
@@ -133,10 +134,8 @@ class LocalCloudServer(ThreadingHTTPServer):
         return Answer.of({"faults": self.switch.faults()})
 
     def _add_fault(self, request: Request) -> Answer:
-        try:
-            fault = Fault.model_validate(request.body.json())
-        except ValidationError as error:
-            raise invalid(f"no such fault: {error}") from None
+        methods = {route.method for route in self.routes}
+        fault = read_fault(request.body.json(), methods, LOCATIONS)
         self.switch.add(fault)
         return Answer.of(fault.model_dump())
 

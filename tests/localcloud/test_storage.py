@@ -168,6 +168,21 @@ def test_ranges(cloud: Cloud, bucket: storage.Bucket) -> None:
         blob.download_as_bytes(start=10)
 
 
+def test_a_corrupted_upload_has_its_content_damaged_and_nothing_else(
+    cloud: Cloud, bucket: storage.Bucket
+) -> None:
+    for size in (10, 9 * MIB):
+        with cloud.failing("corrupt", method="storage.*", at_byte=3):
+            blob = put(bucket, f"x{size}", b"a" * size, checksum=None, **ONCE)
+        assert blob.size == size, "the answer is as it was"
+        assert bucket.blob(blob.name).download_as_bytes() == b"aaa`" + b"a" * (size - 4)
+        with (
+            cloud.failing("corrupt", method="storage.*", at_byte=3),
+            pytest.raises(exceptions.GoogleAPICallError, match="CRC32C"),
+        ):
+            put(bucket, f"y{size}", b"a" * size, checksum="crc32c", **ONCE)
+
+
 @pytest.mark.parametrize("size", [10, 9 * MIB])
 def test_a_wrong_checksum_is_refused(cloud: Cloud, bucket: storage.Bucket, size: int) -> None:
     blob = bucket.blob("x")

@@ -102,7 +102,7 @@ class Uploads:
         name = request.names["object"] = check_name(request.query.get("name"))
         metadata = {"contentType": request.headers.get("Content-Type")}
         with self._store.new_file() as file:
-            file.write(request.body.blocks(request.body.left))
+            file.write(request.body.content(request.body.blocks(request.body.left)))
             version = self._insert(request, name, file, metadata)
         return self._answer(request, version)
 
@@ -113,7 +113,7 @@ class Uploads:
         name = check_name(request.query.get("name") or metadata.get("name"))
         request.names["object"] = name
         with self._store.new_file() as file:
-            file.write(parts.media())
+            file.write(request.body.content(parts.media()))
             metadata.setdefault("contentType", parts.content_type)
             version = self._insert(request, name, file, metadata)
         return self._answer(request, version)
@@ -185,11 +185,12 @@ class Uploads:
         if end != total and (end - start) % QUANTUM_BYTES:
             raise invalid(f"All but the last part must be multiples of {QUANTUM_BYTES} bytes.")
         # What was sent twice counts once.
-        for _ in request.body.blocks(min(upload.received, end) - start):
+        again = min(upload.received, end) - start
+        for _ in request.body.blocks(again):
             pass
         file = self._store.reopen(upload.file, upload.received, upload.crc32c)
         try:
-            file.write(request.body.blocks(request.body.left))
+            file.write(request.body.content(request.body.blocks(request.body.left), again))
         except Interrupted:
             # What came whole stays, in Cloud Storage's own steps.
             kept = upload.received + (file.size - upload.received) // QUANTUM_BYTES * QUANTUM_BYTES
