@@ -26,14 +26,17 @@ _POLL_S = 0.05
 _STDERR_KEPT_BYTES = 256 * 1024
 
 
-def on_stop(handler: Callable[[int, FrameType | None], Any]) -> None:
+def on_stop(handler: Callable[[int, FrameType | None], Any], *, interrupts: bool = False) -> None:
     """Have SIGINT, SIGTERM and SIGHUP handled, but for those that our caller has us ignore.
 
     That is what nohup does with SIGHUP, and a shell without job control with SIGINT for what it
     starts in the background.
+
+    :param interrupts: whether SIGINT is handled all the same: by what runs until then.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
+        always = interrupts and number == signal.SIGINT
+        if always or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
 
 

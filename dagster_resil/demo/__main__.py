@@ -138,6 +138,10 @@ def demonstrate(folder: Path, vault: str | None = None) -> list[Proof]:
         with run_laptop(folder, databases=("shop",), vault=vault) as laptop:
             if laptop.cloud is not None:
                 os.environ.update(laptop.cloud.environment())
+                done(
+                    f"the local cloud runs, with bucket {bucket_and_prefix(laptop.vault)[0]} "
+                    "(made, unless it was there)"
+                )
             done(
                 f"PostgreSQL {laptop.programs.version} runs, database shop is filled "
                 f"({time.monotonic() - begun:.1f} s)"
@@ -214,6 +218,7 @@ def main(folder: Path, vault: str | None) -> None:
     logs.configure(logging.WARNING)
     on_stop(_end)
     console.print("PostgreSQL backups that have already been restored.\n")
+    in_cloud = vault is not None and vault.lower().startswith("gs:")
     try:
         proofs = demonstrate(folder, vault)
     except ResilError as error:
@@ -225,10 +230,22 @@ def main(folder: Path, vault: str | None) -> None:
     print_proofs(proofs)
     if all(proof.as_wanted for proof in proofs):
         console.print("\nThe backup is proved; both damaged copies were refused.")
-        if vault is None:
+        if in_cloud:
+            cloud = folder / "cloud"
+            console.print(
+                "The damaged copies were beside it in the bucket, below damaged-value/ and "
+                "damaged-bit/; they are removed.\n"
+                "Look at it again:\n"
+                f"  .venv/bin/python -m dagster_resil.localcloud --folder {cloud} &"
+                "   # wait for its line\n"
+                f"  . {cloud / 'identities' / 'backup.env'}\n"
+                f"  .venv/bin/resil show --vault {vault}",
+                soft_wrap=True,
+            )
+        else:
             console.print(
                 "Look at it again:  .venv/bin/resil show --vault "
-                f"{(folder / 'vault').absolute().as_uri()}",
+                f"{vault or (folder / 'vault').absolute().as_uri()}",
                 soft_wrap=True,
             )
         console.print("In the UI:         make dev")

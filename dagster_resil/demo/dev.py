@@ -62,10 +62,17 @@ def develop(folder: Path, port: int) -> None:
         with run_dagster(laptop, port) as check:
             click.echo(
                 f"\nDagster is at http://localhost:{port}  (Ctrl-C ends it; the data stays in "
-                f"{folder}, make clean removes it)\nbackups go to {laptop.vault} in the local "
-                f"cloud, {laptop.cloud.url if laptop.cloud else ''}",
+                f"{folder}, make clean removes it)",
                 err=True,
             )
+            if laptop.cloud is not None:
+                click.echo(
+                    f"backups go to {laptop.vault} in the local cloud, {laptop.cloud.url}; to "
+                    "look at them with resil or gcloud, in another shell:\n"
+                    f"  . {laptop.cloud.environment_file()}\n"
+                    f"  .venv/bin/resil list --vault {laptop.vault}",
+                    err=True,
+                )
             while True:
                 check()
                 time.sleep(0.3)
@@ -123,7 +130,7 @@ def run_dagster(
 def main(port: int, folder: Path) -> None:
     """Run Dagster's UI over the demo's databases until Ctrl-C."""
     logs.configure(logging.INFO)
-    on_stop(_end)
+    on_stop(_end, interrupts=True)
     try:
         develop(folder, port)
     except _Ended:

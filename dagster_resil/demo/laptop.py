@@ -38,6 +38,7 @@ from dagster_resil.postgres.server import (
     stop_leftover,
     walkable,
 )
+from dagster_resil.vault import open_vault
 
 FOLDER = ".resil"
 DATABASES = ("shop", "empty", "hostile")
@@ -224,7 +225,10 @@ def run_laptop(
     :param cloud_sql: whether the local cloud has the shop in Cloud SQL too, and a replica of it in
         the other region.
     :raises NoServer: no PostgreSQL programs.
+    :raises ConfigurationError: there can be no vault of that address.
     """
+    if vault is not None:
+        open_vault(vault)  # an address that can't be is told before anything starts
     folder = folder.absolute()
     folder.mkdir(mode=0o711, exist_ok=True)
     folder.chmod(0o711)

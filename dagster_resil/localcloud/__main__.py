@@ -17,6 +17,8 @@ import click
 
 from dagster_resil import logs
 from dagster_resil.errors import ConfigurationError, ResilError
+from dagster_resil.localcloud.environment import environment_file, write_environment_files
+from dagster_resil.localcloud.protocol import ApiError
 from dagster_resil.localcloud.server import LocalCloudServer
 from dagster_resil.process import on_stop
 
@@ -28,7 +30,13 @@ def _lock(folder: Path) -> int:
 
     :raises ConfigurationError: there is one.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResilError(
+            f"can't keep anything in {folder}: {error.strerror}",
+            hint="name a folder that can be written with --folder",
+        ) from None
     descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,11 +58,30 @@ def _listen(folder: Path, port: int, *, durable: bool) -> LocalCloudServer:
         ) from None
 
 
+def _make_bucket(server: LocalCloudServer, given: str) -> None:
+    """Make a bucket, given as NAME=LOCATION, unless it is there.
+
+    :raises ConfigurationError: there can be none such, or it is elsewhere.
+    """
+    name, _, location = given.rpartition("=")
+    hint = "NAME=LOCATION, for example --bucket my-vault=europe-west1"
+    try:
+        server.storage.ensure_bucket(name, location, versioning={"enabled": True})
+    except ApiError as error:
+        raise ConfigurationError(f"--bucket {given}: {error.message}", hint=hint) from None
+    there = server.storage.location(name) or ""
+    if there != location.upper():
+        raise ConfigurationError(
+            f"--bucket {given}: bucket {name} is there, in {there.lower()}",
+            hint="a bucket's location never changes: name another bucket, or that location",
+        )
+
+
 @click.command()
 @click.option(
     "--folder",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path(".resil/cloud"),
+    default=Path(".resil/localcloud"),
     show_default=True,
     help="Where everything is kept.",
 )
@@ -79,7 +106,8 @@ def main(
 ) -> None:
     """Run a strict stand-in for Google Cloud on this machine, until a signal.
 
-    Its first line on stdout is one JSON object with its address and its accounts' key files.
+    Its first line on stdout is one JSON object: its address, the folder of its accounts' key
+    files, and the file that a shell sources to be led there as the account "backup".
     """
     logs.configure(logging.DEBUG if verbose else logging.INFO)
     parent = os.getppid()
@@ -87,8 +115,7 @@ def main(
         descriptor = _lock(folder)
         server = _listen(folder, port, durable=not no_sync)
         for each in buckets:
-            name, _, location = each.partition("=")
-            server.storage.ensure_bucket(name, location, versioning={"enabled": True})
+            _make_bucket(server, each)
     except ResilError as error:
         click.echo(f"localcloud: {error}", err=True)
         sys.exit(error.exit_code)
@@ -97,7 +124,7 @@ def main(
         # From another thread: shutdown() waits for the loop that a handler interrupts.
         threading.Thread(target=server.shutdown).start()
 
-    on_stop(stop)
+    on_stop(stop, interrupts=True)
     if with_parent:
 
         def watch() -> None:
@@ -107,7 +134,14 @@ def main(
 
         threading.Thread(target=watch, daemon=True).start()
     keys = folder / "identities"
-    click.echo(json.dumps({"url": server.url, "pid": os.getpid(), "keys": str(keys.absolute())}))
+    write_environment_files(server.url, keys)
+    told = {
+        "url": server.url,
+        "pid": os.getpid(),
+        "keys": str(keys.absolute()),
+        "environment": str(environment_file(keys, "backup")),
+    }
+    click.echo(json.dumps(told))
     sys.stdout.flush()
     try:
         server.serve_forever(poll_interval=0.1)

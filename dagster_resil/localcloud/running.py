@@ -18,9 +18,9 @@ from google.cloud import storage
 from google.oauth2 import service_account
 
 from dagster_resil.errors import ResilError
+from dagster_resil.localcloud.environment import environment_file, environment_of
 from dagster_resil.localcloud.identities import PROJECT
 from dagster_resil.process import Child
-from dagster_resil.vault.gcs_client import LOCALCLOUD_VARIABLE
 
 _START_TIMEOUT_S = 60
 _TIMEOUT_S = 30
@@ -41,18 +41,12 @@ class LocalCloud:
     keys: Path
 
     def environment(self, account: str = "backup") -> dict[str, str]:
-        """Return the variables that lead Google's libraries here, signed in as an account.
+        """Return the variables that lead Google's libraries here, signed in as an account."""
+        return environment_of(self.url, self.keys, account)
 
-        Not STORAGE_EMULATOR_HOST, with which they would sign in as nobody.
-        """
-        return {
-            LOCALCLOUD_VARIABLE: self.url,
-            "API_ENDPOINT_OVERRIDE": self.url,
-            "GOOGLE_APPLICATION_CREDENTIALS": str(self.keys / f"{account}.json"),
-            "GOOGLE_CLOUD_PROJECT": PROJECT,
-            # Nothing on a laptop answers for Google's own machines.
-            "NO_GCE_CHECK": "true",
-        }
+    def environment_file(self, account: str = "backup") -> Path:
+        """Return the file of those variables, for a shell to source."""
+        return environment_file(self.keys, account)
 
     def client(self, account: str) -> storage.Client:
         """Return a client of Google's library that is signed in as an account."""
@@ -129,7 +123,7 @@ def run_local_cloud(
             if child.poll() is not None or time.monotonic() > deadline:
                 raise ResilError(
                     f"the local cloud did not start: {child.errors().strip()[-1500:]}",
-                    hint="the words above are its own; make clean begins anew",
+                    hint="the words above are its own",
                 )
             time.sleep(0.02)
         document = json.loads(said.splitlines()[0])

@@ -15,6 +15,7 @@ import requests
 
 from dagster_resil.errors import ResilError
 from dagster_resil.localcloud.running import run_local_cloud
+from dagster_resil.vault.gcs_client import LOCALCLOUD_VARIABLE
 from tests.localcloud.cloud import Cloud, running_cloud
 
 MIB = 1 << 20
@@ -73,6 +74,65 @@ def test_a_port_that_is_taken_is_told(folder: Path) -> None:
     assert done.returncode == 2
     assert f"port {port} of this machine is taken" in done.stderr
     assert "hint:" in done.stderr
+
+
+MISTAKES = {
+    "no such location": (["--bucket=my-vault=mars1"], 2, "mars1"),
+    "no such name": (["--bucket=My_Vault!=europe-west1"], 2, "My_Vault!"),
+    "no location": (["--bucket=my-vault"], 2, "NAME=LOCATION"),
+    "elsewhere": (["--bucket=b-1=europe-west1", "--bucket=b-1=us-east1"], 2, "is there, in europe"),
+    "no folder": (["--folder=/proc/x"], 4, "/proc/x"),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_plain_mistakes_are_told(folder: Path, kind: str) -> None:
+    words, code, part = MISTAKES[kind]
+    done = subprocess.run(
+        [sys.executable, "-m", "dagster_resil.localcloud", "--folder", str(folder), *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert part in done.stderr
+    assert "hint: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_interrupt_ends_it_where_a_script_has_started_it(folder: Path) -> None:
+    script = 'trap "" INT; exec "$0" -m dagster_resil.localcloud --folder "$1"'
+    with subprocess.Popen(
+        ["sh", "-c", script, sys.executable, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+
+
+def test_a_shell_can_be_led_to_it(folder: Path) -> None:
+    with running_cloud(folder) as cloud:
+        cloud.client().bucket("my-vault").create(location="europe-west1")
+        for account, code in (("backup", 0), ("operator", 4)):
+            file = cloud.running.environment_file(account)
+            assert file.stat().st_mode & 0o077 == 0
+            done = subprocess.run(
+                [
+                    "sh",
+                    "-c",
+                    f'. "{file}"; exec "$0" -m dagster_resil.cli list --vault gs://my-vault',
+                    sys.executable,
+                ],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert done.returncode == code, done.stderr
+        assert cloud.running.environment()["RESIL_LOCALCLOUD"] == cloud.url
+        assert LOCALCLOUD_VARIABLE == "RESIL_LOCALCLOUD"
 
 
 def test_it_ends_with_the_process_that_started_it(folder: Path) -> None:
@@ -189,9 +249,22 @@ def test_tokens_and_keys_outlive_a_restart(folder: Path) -> None:
 
 
 def test_a_fault_that_is_none_is_refused(cloud: Cloud) -> None:
-    for wrong in ({"kind": "nonsense"}, {"kind": "error", "colour": "red"}, {}):
+    for wrong, words in (
+        ({"kind": "nonsense"}, "'nonsense'; one of error, drop, cut, slow, corrupt"),
+        ({}, "None; one of error"),
+        ({"kind": "error", "colour": "red"}, "colour: Extra"),
+        ({"kind": "error", "times": "often"}, "times: Input should be"),
+        ({"kind": "error", "method": "storage.object.get"}, "storage.objects.get"),
+        ({"kind": "error", "method": "storage.object.*"}, "no method is"),
+        ({"kind": "region_gone", "location": "mars1"}, "europe-west1, us-east1"),
+        ({"kind": "region_gone"}, "no location is ''"),
+    ):
         answer = requests.post(f"{cloud.url}/localcloud/faults", json=wrong, timeout=10)
         assert answer.status_code == 400
+        message = answer.json()["error"]["message"]
+        assert words in message
+        assert "pydantic" not in message
+    assert cloud.struck() == []
 
 
 def test_a_page_in_a_browser_turns_no_switch(cloud: Cloud) -> None:
