@@ -61,7 +61,7 @@ def check_permissions(connection: Connection, relations: list[Relation], user: s
                     sql.Identifier(relation.schema), login, relation.identifier, login
                 ),
             )
-        elif relation.row_security:
+        if relation.row_security:
             lack(
                 f"all rows of table {relation.schema}.{relation.name} "
                 "(row-level security would filter them)",

@@ -234,6 +234,7 @@ def _connection_hint(message: str) -> str:
         ("name or service not known", "check the host's name, or your DNS"),
         ("no password supplied", "set PGPASSWORD, use a passfile, or --url-env VARIABLE"),
         ("password authentication failed", "check the user and PGPASSWORD (or the passfile)"),
+        (' role "', "list the roles there with: psql -c '\\du'"),
         ("does not exist", "list what there is with: psql -l"),
         ("connection refused", "is the server running there, and listening on that port?"),
         ("no such file or directory", "is the server running, with its socket in that folder?"),

@@ -466,6 +466,7 @@ class Backups:
 
         :raises UnknownBackup: there is none.
         :raises ConfigurationError: no name is given and there are several.
+        :raises ResilError: no manifest can be read.
         """
         found = self._of_one_database(name)
         listing = self._with_verdicts(found)
@@ -474,7 +475,9 @@ class Backups:
                 return _chosen(entry.manifest, listing.problems)
         raise UnknownBackup(
             f"no backup{f' of {name}' if name else ''} in vault {self.vault.url} is proved",
-            hint="prove the newest with: resil verify, or name one by its id",
+            hint=f"prove the newest with: resil verify --vault {self.vault.url}"
+            + (f" --name {name}" if name else "")
+            + ", or name one by its id",
         )
 
     def _of_one_database(self, name: str | None) -> _Manifests:
@@ -488,11 +491,8 @@ class Backups:
             )
         of = f" of {name}" if name else ""
         if not names and found.problems:
-            first = found.problems[0]
-            raise UnknownBackup(
-                f"no backup{of} in vault {self.vault.url} can be read, for one: {first.message}",
-                hint=first.hint,
-            )
+            # There are backups: what keeps the newest from being read is what has to be told.
+            raise max(found.problems, key=lambda problem: problem.backup_id).error
         if not names:
             raise UnknownBackup(
                 f"there is no backup{of} in vault {self.vault.url}",

@@ -563,9 +563,13 @@ def test_a_vault_of_a_newer_release_is_told(backups: Backups, vault: Vault) -> N
     manifest = committed(vault)
     file_of(vault, manifest).write_text('{"format": 2}')
 
-    with pytest.raises(UnknownBackup, match=r"can be read, for one: .* format 2") as error:
-        backups.latest("shop")
-    assert "upgrade" in error.value.hint
+    for choose in (backups.latest, backups.latest_proved):
+        with pytest.raises(ManifestTooNew, match="format 2") as error:
+            choose("shop")
+        assert "upgrade" in error.value.hint
+    file_of(vault, manifest).write_text("{")
+    with pytest.raises(ManifestDamaged):
+        backups.latest(None)
 
 
 def test_passing_over_a_newer_one_is_not_silent(
