@@ -39,6 +39,7 @@ from dagster_resil.verify.verdict import Verdict
 
 if TYPE_CHECKING:
     from dagster_resil.backup.take import Comparison
+    from dagster_resil.preflight import Purpose
 
 EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3}
 UNEXPECTED = 4
@@ -510,6 +511,16 @@ def list_(vault: str, name: str | None, as_json: bool) -> int:
             }
         )
         return 0
+    if not listing.backups and listing.problems:
+        count = len(listing.problems)
+        err.print(
+            Text(
+                f"no backup here can be read: {count:,} manifest{'' if count == 1 else 's'} "
+                "damaged, out of reach or of a newer release (above)\n"
+                f"hint: {listing.problems[0].hint}"
+            )
+        )
+        return 0
     if not listing.backups:
         err.print(Text("no backups here yet; take one with: resil backup URL --vault VAULT"))
         return 0
@@ -712,15 +723,29 @@ def check_proved(backups: Backups, manifest: Manifest, *, even_failed: bool) -> 
 @_source_options
 @_vault_option(required=False)
 @_work_dir_option
+@click.option(
+    "--for",
+    "purpose",
+    type=click.Choice(["backup", "restore"]),
+    default="backup",
+    show_default=True,
+    help="What has to be possible: taking and proving backups, or restoring them alone, for which "
+    "the vault need not be writable.",
+)
 @_json_option
 def check(
-    url: str | None, url_env: str | None, vault: str | None, work_dir: Path | None, as_json: bool
+    url: str | None,
+    url_env: str | None,
+    vault: str | None,
+    work_dir: Path | None,
+    purpose: Purpose,
+    as_json: bool,
 ) -> int:
     """Look whether this machine, a database and a vault are ready for backups and proofs."""
     from dagster_resil.preflight import preflight
 
     endpoint = _endpoint(url, url_env) if url or url_env else None
-    findings = preflight(endpoint, vault, work_dir)
+    findings = preflight(endpoint, vault, work_dir, purpose)
     worst = max((finding.exit_code for finding in findings), default=0)
     if as_json:
         print_json(

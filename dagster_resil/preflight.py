@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from dagster_resil.backup.permissions import check_permissions
 from dagster_resil.errors import NoSpace, NoVault, ResilError
@@ -20,6 +21,8 @@ from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.model import Source
 from dagster_resil.workspace import work_root
 
+Purpose = Literal["backup", "restore"]
+"""Taking and proving backups, or restoring them alone."""
 _SMALL_WORK_DIR_BYTES = 1_000_000_000
 
 
@@ -48,15 +51,20 @@ def _wrong(error: ResilError) -> Finding:
     return Finding(error.message, error.exit_code, error.hint)
 
 
-def preflight(endpoint: Endpoint | None, vault: str | None, work_dir: Path | None) -> list[Finding]:
-    """Look at this machine, and at a database and a vault where they are named."""
+def preflight(
+    endpoint: Endpoint | None, vault: str | None, work_dir: Path | None, purpose: Purpose = "backup"
+) -> list[Finding]:
+    """Look at this machine, and at a database and a vault where they are named.
+
+    :param purpose: what they are looked at for; a restore's database is its target.
+    """
     findings = list(_machine(work_dir))
     if endpoint is not None:
-        findings += _database(endpoint, work_dir)
+        findings += _database(endpoint, work_dir, purpose)
     else:
         findings += _scratch(None, work_dir)
     if vault is not None:
-        findings += _vault(vault)
+        findings += _vault(vault, purpose)
     return findings
 
 
@@ -117,7 +125,7 @@ def _scratch(source: Source | None, work_dir: Path | None) -> Iterator[Finding]:
         yield _wrong(error)
 
 
-def _database(endpoint: Endpoint, work_dir: Path | None) -> Iterator[Finding]:
+def _database(endpoint: Endpoint, work_dir: Path | None, purpose: Purpose) -> Iterator[Finding]:
     try:
         with endpoint.connect(autocommit=True) as connection:
             settle(connection, gentle=True)
@@ -127,11 +135,13 @@ def _database(endpoint: Endpoint, work_dir: Path | None) -> Iterator[Finding]:
                 f"{endpoint.describe()} answers: PostgreSQL {source.server_version}, database "
                 f"{source.database}, {size_bytes / 1e6:,.1f} MB"
             )
-            tables = list_tables(connection)
-            check_permissions(connection, tables, connection.info.user)
-            yield Finding(f"user {connection.info.user} may read all {len(tables):,} tables")
+            if purpose == "backup":
+                tables = list_tables(connection)
+                check_permissions(connection, tables, connection.info.user)
+                yield Finding(f"user {connection.info.user} may read all {len(tables):,} tables")
         programs = client_for(source.major)
-        yield Finding(f"pg_dump {programs.version} can read it")
+        can = "pg_dump {} can read it" if purpose == "backup" else "pg_restore {} can fill it"
+        yield Finding(can.format(programs.version))
         need_bytes = 2 * scratch_bytes(size_bytes)
         free_bytes = shutil.disk_usage(work_root(work_dir)).free
         if free_bytes < need_bytes:
@@ -146,12 +156,13 @@ def _database(endpoint: Endpoint, work_dir: Path | None) -> Iterator[Finding]:
     yield from _scratch(source, work_dir)
 
 
-def _vault(url: str) -> Iterator[Finding]:
+def _vault(url: str, purpose: Purpose) -> Iterator[Finding]:
     try:
         vault = open_vault(url)
-        yield from _bucket(vault)
-        vault.check_writable()
-        yield Finding(f"vault {vault.url} can be written")
+        yield from _bucket(vault, purpose)
+        if purpose == "backup":
+            vault.check_writable()
+            yield Finding(f"vault {vault.url} can be written")
         try:
             listing = Backups(vault).entries()
         except NoVault as error:
@@ -167,13 +178,23 @@ def _vault(url: str) -> Iterator[Finding]:
                 f"vault {vault.url} holds what is under way, or was left by "
                 f"{len(unfinished):,} killed backups",
                 0,
-                "a backup of the same database removes what is older than two days",
+                "a backup of the same database removes what is older than two days"
+                if _may_remove(vault)
+                else "this account can't delete: retention removes what is left",
             )
     except ResilError as error:
         yield _wrong(error)
 
 
-def _bucket(vault: Vault) -> Iterator[Finding]:
+def _may_remove(vault: Vault) -> bool:
+    if not vault.url.startswith("gs:"):
+        return True
+    from dagster_resil.vault.gcs import DELETE, GcsVault
+
+    return not isinstance(vault, GcsVault) or DELETE in vault.permissions([DELETE])
+
+
+def _bucket(vault: Vault, purpose: Purpose) -> Iterator[Finding]:
     """Look at the bucket of a vault in Cloud Storage."""
     if not vault.url.startswith("gs:"):
         return
@@ -182,5 +203,5 @@ def _bucket(vault: Vault) -> Iterator[Finding]:
     from dagster_resil.vault.gcs_check import check_bucket
 
     if isinstance(vault, GcsVault):
-        for finding in check_bucket(vault):
+        for finding in check_bucket(vault, writes=purpose == "backup"):
             yield Finding(finding.what, 0 if finding.ok else 4, finding.hint)

@@ -19,7 +19,7 @@ import pytest
 
 from dagster_resil.demo.damage import LocalBackup, change_one_value
 from dagster_resil.demo.laptop import url_of
-from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.postgres.connection import Endpoint, _connection_hint
 from dagster_resil.postgres.programs import find_all
 from dagster_resil.vault import open_vault
 from dagster_resil.vault.backups import Backups
@@ -297,6 +297,19 @@ def test_row_level_security_is_an_error_not_a_filter(
     said = resil("backup", "--url-env", "DB", DB=url_of(reader))
     assert_clean_failure(said, 4, "row-level security would filter", "BYPASSRLS")
     assert resil.listed() == []
+    # What is missing is told at once, not one after the other.
+    one_source.execute(database, "REVOKE SELECT ON item FROM reader_two")
+    said = resil("backup", "--url-env", "DB", DB=url_of(reader))
+    assert_clean_failure(said, 4, "table public.item", "GRANT SELECT", "BYPASSRLS")
+
+
+def test_a_role_that_can_not_log_in(resil: Cli, database: Endpoint, one_source: Source) -> None:
+    reader = login(one_source, database, "reader_five", "ALTER ROLE reader_five NOLOGIN")
+    said = resil("backup", "--url-env", "DB", DB=url_of(reader))
+    assert_clean_failure(said, 4, 'role "reader_five" is not permitted to log in', "\\du")
+    # Servers that ask for a password do not tell who is not there; the words of one that trusts:
+    assert "\\du" in _connection_hint('FATAL:  role "x" does not exist')
+    assert "psql -l" in _connection_hint('FATAL:  database "x" does not exist')
 
 
 def test_no_right_on_a_sequence_or_a_large_object(
@@ -368,7 +381,7 @@ def test_another_database_under_a_known_name(
 
 BAD_VAULTS = {
     "unknown scheme": ("ftp://host/x", 2, "ftp"),
-    "no name of a bucket": ("gs://Bucket/x", 2, "names no bucket"),
+    "no name of a bucket": ("gs://Bucket/x", 2, "capitals in its bucket's name"),
     "a plain path": ("backups", 2, "file:///"),
     "a relative URL": ("file://backups/x", 2, "three slashes"),
     "a file in the way": ("file:///dev/null/vault", 4, "a part of the path is a file"),
@@ -449,6 +462,8 @@ def test_bad_backup_ids_and_manifests(resil: Cli, database: Endpoint) -> None:
     good = json.loads(file.read_text())
     file.write_text(json.dumps(good | {"format": 2}))
     assert_clean_failure(resil("verify", backup_id), 2, "format 2", "upgrade")
+    assert_clean_failure(resil("verify"), 2, "format 2", "upgrade")
+    assert_clean_failure(resil("restore", "--to", "postgresql://h/d"), 2, "format 2", "upgrade")
     for damage in (
         "{",
         "[]",
@@ -457,6 +472,10 @@ def test_bad_backup_ids_and_manifests(resil: Cli, database: Endpoint) -> None:
     ):
         file.write_text(damage)
         assert_clean_failure(resil("verify", backup_id), 4, "is damaged")
+        assert_clean_failure(resil("verify"), 4, "is damaged")
+        listed = resil("list")
+        assert (listed.code, "no backups here yet" in listed.err) == (0, False)
+        assert "no backup here can be read: 1 manifest" in listed.err
         listed = resil("list", "--json")
         assert listed.code == 0
         assert listed.json["backups"] == []

@@ -68,6 +68,19 @@ def bucket_and_prefix(url: str) -> tuple[str, str]:
     if parts.query or parts.fragment or url.endswith(("?", "#")):
         raise _unusable(url, "has a ? or # in it", "write %3F for ? and %23 for #")
     if not _BUCKET.fullmatch(parts.netloc):
+        if _BUCKET.fullmatch(parts.netloc.lower()):
+            raise _unusable(
+                url,
+                "has capitals in its bucket's name, which can't be",
+                f"did you mean gs://{parts.netloc.lower()}{parts.path}?",
+            )
+        if re.fullmatch(r"[A-Za-z0-9._-]+", parts.netloc):
+            raise _unusable(
+                url,
+                "names what can't be a bucket: small letters, digits, dots, _ and - are allowed, "
+                "3 or more, a letter or digit at each end",
+                hint,
+            )
         raise _unusable(url, "names no bucket", hint)
     prefix = unquote(parts.path).strip("/")
     if prefix and not is_name(prefix):

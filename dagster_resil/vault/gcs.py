@@ -172,7 +172,7 @@ class GcsVault(Vault):
         code = error.code if isinstance(error, GoogleAPICallError) else None
         if code == 404 and "bucket does not exist" in said:
             return VaultUnreachable(
-                f"can't {what}: there is no bucket {self.bucket_name}",
+                f"there is no bucket {self.bucket_name}: can't {what}",
                 hint=f"check the vault's address {self.url}, or make the bucket",
             )
         if code == 404 and name is not None:
@@ -459,7 +459,7 @@ class GcsVault(Vault):
             yield self._inside(blob)
 
     def _listed(self, prefix: str, fields: str) -> Iterator[storage.Blob]:
-        with self.telling(f"list {prefix or 'everything'}", LIST):
+        with self.telling(f"list {prefix or 'what is there'}", LIST):
             for blob in self.client.list_blobs(
                 self.bucket_name,
                 prefix=self.prefix + prefix,
@@ -475,7 +475,7 @@ class GcsVault(Vault):
         """Yield the next parts of the names below a prefix that go on after it, sorted."""
         check_prefix(prefix)
         beginning = self.prefix + prefix
-        with self.telling(f"list {prefix or 'everything'}", LIST):
+        with self.telling(f"list {prefix or 'what is there'}", LIST):
             listing = self.client.list_blobs(
                 self.bucket_name,
                 prefix=beginning,

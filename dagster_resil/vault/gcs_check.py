@@ -8,6 +8,7 @@ from typing import Any
 
 from google.cloud import storage
 
+from dagster_resil.errors import VaultUnreachable
 from dagster_resil.vault.gcs import CREATE, DELETE, GET, LIST, ROLES, GcsVault
 
 _DAY_S = 86_400
@@ -29,23 +30,30 @@ class BucketFinding:
     hint: str = ""
 
 
-def check_bucket(vault: GcsVault) -> Iterator[BucketFinding]:
+def check_bucket(vault: GcsVault, *, writes: bool = True) -> Iterator[BucketFinding]:
     """Yield what a vault's bucket is, compared with its settings.
 
+    :param writes: whether backups are to be taken; to restore them takes fewer rights.
     :raises VaultError: it can't be looked at.
     """
-    yield from _rights(vault)
-    with vault.telling("look at the bucket", "storage.buckets.get"):
-        bucket = vault.client.get_bucket(vault.bucket_name, **vault.options)
+    yield from _rights(vault, writes=writes)
+    try:
+        with vault.telling("look at the bucket", "storage.buckets.get"):
+            bucket = vault.client.get_bucket(vault.bucket_name, **vault.options)
+    except VaultUnreachable as error:
+        if writes or error.transient:
+            raise
+        yield BucketFinding("how the bucket is set up was not looked at", hint=error.message)
+        return
     yield from _place(vault, bucket)
     yield from _keeping(vault, bucket)
     yield from _access(bucket)
 
 
-def _rights(vault: GcsVault) -> Iterator[BucketFinding]:
+def _rights(vault: GcsVault, *, writes: bool) -> Iterator[BucketFinding]:
     name, who = vault.bucket_name, vault.caller()
-    wanted = [CREATE, GET, LIST]
-    if vault.settings.object_retention_days:
+    wanted = [CREATE, GET, LIST] if writes else [GET, LIST]
+    if writes and vault.settings.object_retention_days:
         wanted.append(_SET_RETENTION)
     have = vault.permissions([*wanted, *_MUST_NOT])
     for each in wanted:

@@ -155,3 +155,42 @@ def test_the_command_tells_all_of_it(cloud: Cloud, monkeypatch: pytest.MonkeyPat
     line = said[f"bucket {bucket.name} is in europe-west1, not in us-east1"]
     assert (line["ok"], document["ready"]) == (False, False)
     assert f"vault gs://{bucket.name}/v can be written" in said
+
+
+def said(*words: str) -> tuple[int, dict[str, dict[str, object]]]:
+    done = CliRunner().invoke(cli, ["check", *words, "--json"], standalone_mode=False)
+    return done.return_value, {each["what"]: each for each in json.loads(done.stdout)["findings"]}
+
+
+def test_a_restorer_is_asked_for_a_restorers_rights(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key, value in cloud.running.environment("restorer").items():
+        monkeypatch.setenv(key, value)
+    vault = f"gs://{cloud.bucket().name}/v"
+    code, found = said("--vault", vault)
+    assert code == 4
+    assert any("lacks storage.objects.create" in what for what in found)
+    code, found = said("--vault", vault, "--for", "restore")
+    assert code == 0, found
+    assert not any("create" in what or "written" in what for what in found)
+    # Who may read objects need not be allowed to look at the bucket.
+    with cloud.failing("denied", permission="storage.buckets.get"):
+        code, found = said("--vault", vault, "--for", "restore")
+    assert code == 0, found
+    with cloud.failing("denied", permission="storage.objects.get"):
+        code, found = said("--vault", vault, "--for", "restore")
+    assert code == 4, found
+
+
+def test_what_killed_backups_left_is_for_who_may_delete(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = cloud.bucket()
+    bucket.blob("v/shop/backups/shop-20260301T120000Z-0a1b2c/x").upload_from_string(b"data")
+    for account, words in (("backup", "retention removes"), ("owner", "older than two days")):
+        for key, value in cloud.running.environment(account).items():
+            monkeypatch.setenv(key, value)
+        _, found = said("--vault", f"gs://{bucket.name}/v")
+        [line] = [each for what, each in found.items() if "killed backups" in what]
+        assert words in str(line["hint"])
