@@ -1,0 +1,389 @@
+"""What goes wrong with a database in Cloud SQL, from Dagster's run to the instance and back.
+
+Whatever it is: the run fails with what failed, to what, and what to do; no backup is listed; no
+temporary instance is left, nor a right in the landing bucket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from dagster_resil.components.cloud_sql import Export
+from dagster_resil.localcloud.identities import LANDING_BUCKET, SCRATCH_PROJECT, address
+from dagster_resil.vault.gcs import GcsVault
+from dagster_resil.workspace import Workspace
+from tests.components.cloud_project import CloudProject, allow_landing, cloud_project
+from tests.components.conftest import failure
+from tests.localcloud.cloud import running_cloud
+from tests.localcloud.cloudsql import PASSWORD, PROJECT, RECOVERABLE, CloudSql
+
+SOURCE = "orders"
+_SOON_S = 60
+"""What has to happen soon happens within seconds; a machine may have other things to do."""
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[CloudSql]:
+    """A cloud with one instance, protected against deletion, that the tests share."""
+    with (
+        Workspace() as space,
+        running_cloud(space.path / "cloud") as cloud,
+        CloudSql(cloud) as sql,
+    ):
+        settings = {"backupConfiguration": RECOVERABLE, "deletionProtectionEnabled": True}
+        sql.make(SOURCE, settings=settings)
+        yield sql
+
+
+@pytest.fixture
+def project(
+    home: CloudSql, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[CloudProject]:
+    database = f"t{tmp_path.name[-30:]}_{os.getpid()}"
+    home.execute(SOURCE, f'CREATE DATABASE "{database}" TEMPLATE template0')
+    home.execute(
+        SOURCE,
+        "CREATE TABLE item (id int PRIMARY KEY, name text)",
+        "INSERT INTO item SELECT n, 'item ' || n FROM generate_series(1, 500) n",
+        "CREATE TABLE other AS SELECT n, 'of another' AS what FROM generate_series(1, 100) n",
+        database=database,
+    )
+    yield from cloud_project(home, SOURCE, tmp_path, monkeypatch, database=database)
+    home.cloud.mend()
+    if home.state(SOURCE)["pid"] is None:
+        restart(home)
+    home.execute(SOURCE, f'DROP DATABASE "{database}" WITH (FORCE)')
+    assert home.get(SOURCE)["settings"]["deletionProtectionEnabled"]
+
+
+def restart(sql: CloudSql) -> None:
+    sql.done(sql.instances.restart(project=PROJECT, instance=SOURCE))
+
+
+def kill(sql: CloudSql, name: str = SOURCE, *, project: str = PROJECT) -> None:
+    """End a server as a machine ends that loses its power."""
+    pid = int(sql.state(name, project=project)["pid"])
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for each in (pid, *map(int, children)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def meanwhile(work: Callable[[], None]) -> Iterator[None]:
+    """Do something in a thread; what it raises is raised in the end."""
+    wrong: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - it is raised below
+            wrong.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    for error in wrong:
+        raise error
+
+
+def until(found: Callable[[], Any]) -> Any:
+    """Wait until something is there, and return it."""
+    deadline = time.monotonic() + _SOON_S
+    while not (what := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return what
+
+
+def operations(sql: CloudSql, kind: str) -> list[dict[str, Any]]:
+    """Return the operations of a kind, in both projects."""
+    found = []
+    for each in (PROJECT, SCRATCH_PROJECT):
+        answer = sql.operations.list(project=each, maxResults=100).execute()
+        found += [item for item in answer.get("items", []) if item["operationType"] == kind]
+    return found
+
+
+def until_running(sql: CloudSql, kind: str) -> None:
+    until(lambda: [each for each in operations(sql, kind) if each["status"] == "RUNNING"])
+
+
+def listed(project: CloudProject) -> list[str]:
+    """Return the manifests: also of a vault that was never made."""
+    return [str(each) for each in project.vault.glob("app/manifests/*")]
+
+
+def bindings(project: CloudProject) -> list[Any]:
+    """Return who was let into the landing bucket."""
+    policy = project.sql.cloud.client().bucket(LANDING_BUCKET).get_iam_policy()
+    return [member for binding in policy.bindings for member in binding["members"]]
+
+
+def refused(project: CloudProject, result: dg.ExecuteInProcessResult, *words: str) -> str:
+    """See that a run failed with words that help, and that nothing is left of it."""
+    assert not result.success
+    said = failure(result)
+    for word in words:
+        assert word in said
+    what, _, hint = said.partition("\nhint: ")
+    assert what
+    assert hint
+    assert PASSWORD not in said
+    assert listed(project) == []
+    clean(project)
+    return said
+
+
+def clean(project: CloudProject) -> None:
+    assert project.temporary() == []
+    assert bindings(project) == []
+
+
+def proved(project: CloudProject, result: dg.ExecuteInProcessResult) -> None:
+    assert result.success, failure(result)
+    assert set(project.verdicts().values()) == {"PASS"}, project.verdicts()
+    clean(project)
+
+
+def cloned(project: CloudProject, **more: Any) -> dict[str, Any]:
+    return {"method": "export", "export": Export(landing=project.landing), **more}
+
+
+def live(project: CloudProject, **more: Any) -> dict[str, Any]:
+    export = Export(landing=project.landing, consistency="live")
+    return {"method": "export", "export": export, **more}
+
+
+# -- a source that is killed
+
+
+def test_the_source_is_killed_while_it_is_read(project: CloudProject) -> None:
+    sql = project.sql
+    sql.execute(
+        SOURCE,
+        "INSERT INTO other SELECT n, repeat('x', 50) FROM generate_series(1, 100000) n",
+        database=project.database,
+    )
+
+    def work() -> None:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_dump'"
+        with sql.connect(SOURCE) as connection:
+            until(lambda: connection.execute(query).fetchone() != (0,))
+            kill(sql)
+
+    with meanwhile(work):
+        result = project.materialize()
+    refused(project, result, project.database, "127.0.0.1")
+
+
+def test_the_source_is_killed_while_it_is_exported(project: CloudProject) -> None:
+    allow_landing(project, SOURCE)
+    sql = project.sql
+    sql.cloud.fault("operation_slow", method="sql.instances.export", seconds=0.5)
+
+    def work() -> None:
+        until_running(sql, "EXPORT")
+        kill(sql)
+
+    with meanwhile(work):
+        result = project.materialize(**live(project))
+    refused(project, result)
+
+
+def test_the_source_is_killed_while_it_is_cloned(project: CloudProject) -> None:
+    sql = project.sql
+    sql.cloud.fault("operation_slow", method="sql.instances.clone", seconds=0.5)
+
+    def work() -> None:
+        until_running(sql, "CLONE")
+        kill(sql)
+
+    with meanwhile(work):
+        result = project.materialize(**cloned(project))
+    refused(project, result, f"clone instance {SOURCE}")
+
+
+def test_the_source_is_killed_once_it_is_cloned(project: CloudProject) -> None:
+    """The clone is all that the backup needs."""
+    sql = project.sql
+    sql.cloud.fault("operation_slow", method="sql.instances.export", seconds=0.5)
+
+    def work() -> None:
+        until_running(sql, "EXPORT")
+        kill(sql)
+
+    with meanwhile(work):
+        result = project.materialize(**cloned(project))
+    proved(project, result)
+
+
+# -- operations that fail, hang, or are not answered
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_clone_fails(project: CloudProject, when: str) -> None:
+    with project.sql.cloud.failing(
+        "operation_failed", method="sql.instances.clone", when=when, message="No room for it."
+    ):
+        result = project.materialize(**cloned(project))
+    refused(project, result, f"clone instance {SOURCE} to resil-tmp-", "No room for it.")
+
+
+def test_an_answer_is_lost(project: CloudProject) -> None:
+    """What was accepted, though the answer was an error, is not begun a second time."""
+    cloud = project.sql.cloud
+    before = [len(operations(project.sql, kind)) for kind in ("CLONE", "EXPORT")]
+    for method in ("clone", "export"):
+        cloud.fault("error", method=f"sql.instances.{method}", when="after", times=1)
+    result = project.materialize(**cloned(project))
+    assert cloud.struck() == [1, 1]
+    after = [len(operations(project.sql, kind)) for kind in ("CLONE", "EXPORT")]
+    assert after == [number + 1 for number in before]
+    proved(project, result)
+
+
+# -- a bucket that is denied
+
+
+def test_who_clones_may_let_nobody_into_the_landing_bucket(project: CloudProject) -> None:
+    with project.sql.cloud.failing("denied", permission="storage.buckets.setIamPolicy"):
+        result = project.materialize(**cloned(project))
+    said = refused(project, result, f"bucket {LANDING_BUCKET}", "storage.buckets.setIamPolicy")
+    assert address("cloner") in said
+
+
+def test_the_instance_may_not_write_into_the_landing_bucket(project: CloudProject) -> None:
+    account = project.sql.get(SOURCE)["serviceAccountEmailAddress"]
+    project.sql.allow(account, places={})
+    result = project.materialize(**live(project))
+    refused(project, result, f"export database {project.database}", "storage.objects.", account)
+
+
+def test_who_backs_up_may_not_read_the_landing_bucket(project: CloudProject) -> None:
+    allow_landing(project, SOURCE)
+    with project.sql.cloud.failing(
+        "denied", permission="storage.objects.*", caller=address("backup"), bucket=LANDING_BUCKET
+    ):
+        result = project.materialize(**live(project))
+    refused(project, result, LANDING_BUCKET, "storage.objects.", address("backup"))
+
+
+# -- an export that is damaged
+
+
+@pytest.mark.parametrize("fault", ["export_truncated", "export_corrupted"])
+def test_an_export_is_damaged(project: CloudProject, fault: str) -> None:
+    allow_landing(project, SOURCE)
+    project.sql.execute(
+        SOURCE,
+        "INSERT INTO other SELECT n, md5(n::text) FROM generate_series(1, 2000) n",
+        database=project.database,
+    )
+    with project.sql.cloud.failing(fault, method="sql.instances.export", at_byte=20_000):
+        result = project.materialize(**live(project))
+    refused(project, result, "of an export, is damaged")
+
+
+Files = dict[str, str]
+"""What a file holds → its object's name."""
+
+
+def _removed(project: CloudProject, files: Files, kind: str) -> None:
+    bucket = project.sql.cloud.client().bucket(LANDING_BUCKET)
+    bucket.blob(files[kind]).delete()
+
+
+def _exchanged(project: CloudProject, files: Files, kind: str) -> None:
+    bucket = project.sql.cloud.client().bucket(LANDING_BUCKET)
+    other = {"item": "other", "blob": "another blob"}.get(kind, "item")
+    blobs = [bucket.blob(files[each]) for each in (kind, other)]
+    data = [blob.download_as_bytes(raw_download=True) for blob in blobs]
+    for blob, content in zip(blobs, reversed(data), strict=True):
+        blob.upload_from_string(content, content_type="application/octet-stream")
+
+
+def _doubled(project: CloudProject, files: Files, kind: str) -> None:
+    """Have a file twice: under its name without Google's compression, or one of the next number."""
+    bucket = project.sql.cloud.client().bucket(LANDING_BUCKET)
+    name = files[kind]
+    folder, _, file = name.rpartition("/")
+    copy = {"blob": "blob_4711.dat.gz.gz", "item": "4711.dat.gz.gz"}.get(
+        kind, file.removesuffix(".gz")
+    )
+    data = bucket.blob(name).download_as_bytes(raw_download=True)
+    bucket.blob(f"{folder}/{copy}").upload_from_string(data)
+
+
+@pytest.mark.parametrize("kind", ["toc", "item", "list", "blob"])
+@pytest.mark.parametrize("damage", [_removed, _exchanged, _doubled])
+def test_a_file_of_an_export(
+    project: CloudProject,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[CloudProject, Files, str], None],
+    kind: str,
+) -> None:
+    """Between export and reading a file is removed, exchanged for another, or doubled."""
+    allow_landing(project, SOURCE)
+    project.sql.execute(
+        SOURCE,
+        "SELECT lo_from_bytea(0, 'one'), lo_from_bytea(0, 'another one')",
+        database=project.database,
+    )
+    done: list[bool] = []
+    names = GcsVault.names
+
+    def damaged(vault: GcsVault, prefix: str = "", **more: Any) -> Iterator[str]:
+        found = list(names(vault, prefix, **more))
+        if not done and found and f"gs://{LANDING_BUCKET}" in vault.url:
+            done.append(True)
+            files = _files(project, f"{vault.url.removeprefix(f'gs://{LANDING_BUCKET}/')}", found)
+            damage(project, files, kind)
+        return names(vault, prefix, **more)
+
+    monkeypatch.setattr(GcsVault, "names", damaged)
+    result = project.materialize(**live(project))
+    assert done
+    if result.success:
+        # What only the comparison can tell: two large objects for each other.
+        assert (damage, kind) == (_exchanged, "blob")
+        assert "FAIL" in project.verdicts().values()
+        clean(project)
+    else:
+        said = refused(project, result, "export")
+        assert "report it" not in said
+
+
+def _files(project: CloudProject, folder: str, found: list[str]) -> Files:
+    """Tell an export's files by what they hold."""
+    bucket = project.sql.cloud.client().bucket(LANDING_BUCKET)
+    files: Files = {}
+    for each in found:
+        name = f"{folder}/{each}"
+        data = gzip.decompress(bucket.blob(name).download_as_bytes(raw_download=True))
+        file = name.rpartition("/")[2]
+        if file == "toc.dat.gz":
+            files["toc"] = name
+        elif file.endswith(".toc.gz"):
+            files["list"] = name
+        elif file.startswith("blob_"):
+            files["another blob" if "blob" in files else "blob"] = name
+        else:
+            text = gzip.decompress(data)
+            files["item" if b"item" in text else "other"] = name
+    assert files.keys() == {"toc", "list", "blob", "another blob", "item", "other"}
+    return files
