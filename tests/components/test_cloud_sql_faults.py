@@ -387,3 +387,40 @@ def _files(project: CloudProject, folder: str, found: list[str]) -> Files:
             files["item" if b"item" in text else "other"] = name
     assert files.keys() == {"toc", "list", "blob", "another blob", "item", "other"}
     return files
+
+
+# -- operations without an end
+
+
+def test_an_export_that_does_not_end_is_cancelled(project: CloudProject) -> None:
+    with project.sql.cloud.failing("operation_stuck", method="sql.instances.export"):
+        result = project.materialize(**live(project, timeout_minutes=0.02))
+    refused(project, result, f"export database {project.database}", "not ended within 1.2 s")
+    assert {each["status"] for each in operations(project.sql, "EXPORT")} == {"DONE"}
+
+
+def test_a_clone_that_takes_too_long_is_removed_later(
+    project: CloudProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with project.sql.cloud.failing("operation_slow", method="sql.instances.clone", seconds=4):
+        result = project.materialize(**cloned(project, timeout_minutes=0.02))
+        assert not result.success
+        said = failure(result)
+        [left] = project.temporary()
+        assert f"clone instance {SOURCE} to {left} of project scratch' has not ended" in said
+        assert f"also: temporary instance {left} in project scratch is left" in said
+        assert listed(project) == []
+        until(lambda: all(each["status"] == "DONE" for each in operations(project.sql, "CLONE")))
+    # It is whole by now, but has no labels: a worker may be about to give it some.
+    assert sweep(project) == "no temporary instance was left"
+    monkeypatch.setattr("dagster_resil.cloudsql.temporary._TURN_S", 0)
+    assert sweep(project) == f"removed {left}"
+    clean(project)
+
+
+def sweep(project: CloudProject, **config: Any) -> str:
+    """Have the sensor tick once, and return what it says."""
+    [sensor] = [each for each in project.defs(**config).sensors or () if "temporary" in each.name]
+    assert isinstance(sensor, dg.SensorDefinition)
+    with dg.build_sensor_context(instance=project.instance) as context:
+        return sensor.evaluate_tick(context).skip_message or ""
