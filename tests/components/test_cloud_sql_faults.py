@@ -10,8 +10,11 @@ import contextlib
 import gzip
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from dagster_resil.cloudsql import ownership
+from dagster_resil.cloudsql.client import CloudSql as Client
+from dagster_resil.cloudsql.client import CloudSqlSettings
 from dagster_resil.components.cloud_sql import Export
 from dagster_resil.localcloud.identities import LANDING_BUCKET, SCRATCH_PROJECT, address
 from dagster_resil.vault.gcs import GcsVault
@@ -424,3 +430,88 @@ def sweep(project: CloudProject, **config: Any) -> str:
     assert isinstance(sensor, dg.SensorDefinition)
     with dg.build_sensor_context(instance=project.instance) as context:
         return sensor.evaluate_tick(context).skip_message or ""
+
+
+# -- a worker that is killed
+
+
+_WORKER = """
+import sys
+from pathlib import Path
+import dagster as dg
+from dagster_resil.components.partitions import open_key
+from dagster_resil.components.cloud_sql import Export
+from tests.components.cloud_project import CloudProject
+name, folder, vault, landing, database = sys.argv[1:]
+with dg.DagsterInstance.local_temp(folder) as instance:
+    project = CloudProject(None, name, instance, Path(vault), landing, database)
+    project.materialize(method="export", export=Export(landing=landing), accounts={},
+                        temporary_project=None)
+"""
+
+
+def test_what_a_killed_worker_has_left(
+    project: CloudProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sensor removes that, once Dagster knows of the run's end, and nothing else."""
+    sql = project.sql
+    for key, value in sql.cloud.running.environment("owner").items():
+        monkeypatch.setenv(key, value)
+    # Beside the source, where there is the most to be mistaken for one of ours.
+    config: dict[str, Any] = {"accounts": {}, "temporary_project": None}
+    active = project.instance.create_run_for_job(
+        project.defs(**config).resolve_job_def("app_backup"), status=dg.DagsterRunStatus.STARTED
+    )
+    client = Client(CloudSqlSettings(project=PROJECT))
+    others = ["resil-tmp-somebodys", replica_name()]
+    for owner in (active.run_id, str(uuid.uuid4())):
+        others.append(ownership.new_name(PROJECT, SOURCE, owner))
+        client.clone(SOURCE, others[-1])
+        client.label(others[-1], ownership.labels(SOURCE, owner=owner, purpose="backfill"))
+    sql.done(sql.clone(SOURCE, others[0]))  # it has inherited its source's protection
+    sql.make_replica(SOURCE, others[1])
+    sql.cloud.fault("operation_stuck", method="sql.instances.export")
+
+    command = [sys.executable, "-c", _WORKER, SOURCE, project.instance.root_directory]
+    command += [str(project.vault), project.landing, project.database]
+    try:
+        with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as worker:
+            try:
+                until_running(sql, "EXPORT")
+            finally:
+                worker.kill()
+        [left] = set(project.temporary()) - set(others)
+        assert listed(project) == []
+        assert sweep(project, **config) == "no temporary instance was left"
+
+        [run] = [
+            each
+            for each in project.instance.get_runs()
+            if each.status is dg.DagsterRunStatus.STARTED and each.run_id != active.run_id
+        ]
+        assert run.run_id in left
+        project.instance.report_run_failed(run, "the worker is gone")
+        # Its export is under way still: an instance with an operation can't be deleted.
+        assert sweep(project, **config) == "no temporary instance was left"
+        [export] = [each for each in operations(sql, "EXPORT") if each["targetId"] == left]
+        sql.operations.cancel(project=PROJECT, operation=export["name"]).execute()
+        until(lambda: all(each["status"] == "DONE" for each in operations(sql, "EXPORT")))
+
+        assert sweep(project, **config) == f"removed {left}"
+        assert sorted(project.temporary()) == sorted(others)
+        assert sql.get(SOURCE)["state"] == "RUNNABLE"
+        assert sql.get(others[0])["settings"]["deletionProtectionEnabled"]
+    finally:
+        sql.cloud.mend()
+        for name in project.temporary():
+            if "masterInstanceName" not in sql.get(name):
+                sql.patch(name, deletionProtectionEnabled=False)
+            sql.delete(name)
+        policy = sql.cloud.client().bucket(LANDING_BUCKET).get_iam_policy()
+        policy.bindings = []
+        sql.cloud.client().bucket(LANDING_BUCKET).set_iam_policy(policy)
+
+
+def replica_name() -> str:
+    """Return a name that would be one of ours, for what can't be one."""
+    return ownership.new_name(PROJECT, SOURCE, "a-run")
