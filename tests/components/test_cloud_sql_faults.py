@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,15 @@ import pytest
 from dagster_resil.cloudsql import ownership
 from dagster_resil.cloudsql.client import CloudSql as Client
 from dagster_resil.cloudsql.client import CloudSqlSettings
-from dagster_resil.components.cloud_sql import Export
+from dagster_resil.cloudsql.temporary import temporary_clone
+from dagster_resil.components import event_log
+from dagster_resil.components.cloud_sql import Export, PointInTime
+from dagster_resil.components.failure_alerts import build_alert_sensor
 from dagster_resil.localcloud.identities import LANDING_BUCKET, SCRATCH_PROJECT, address
 from dagster_resil.vault.gcs import GcsVault
 from dagster_resil.workspace import Workspace
 from tests.components.cloud_project import CloudProject, allow_landing, cloud_project
-from tests.components.conftest import failure
+from tests.components.conftest import Webhook, failure
 from tests.localcloud.cloud import running_cloud
 from tests.localcloud.cloudsql import PASSWORD, PROJECT, RECOVERABLE, CloudSql
 
@@ -515,3 +520,103 @@ def test_what_a_killed_worker_has_left(
 def replica_name() -> str:
     """Return a name that would be one of ours, for what can't be one."""
     return ownership.new_name(PROJECT, SOURCE, "a-run")
+
+
+# -- the drill
+
+
+def drilled(project: CloudProject, **config: Any) -> tuple[str, str]:
+    """Try recovery; return the verdict and its words."""
+    result = project.run("app_drill", project.defs(**config))
+    assert result.success, failure(result)
+    clean(project)
+    found = project.drilled()
+    return found.metadata["verdict"].value, found.description
+
+
+def test_a_drill_of_a_moment_with_a_transaction_under_way(
+    project: CloudProject, monkeypatch: pytest.MonkeyPatch, webhook: Webhook
+) -> None:
+    """What it had written may be there or not: that is nobody's fault, and is told all the same."""
+    monkeypatch.setattr(event_log, "_SETTLED_S", 0.0)
+    alerts = build_alert_sensor(15)
+    with dg.build_sensor_context(instance=project.instance) as context:
+        cursor = alerts.evaluate_tick(context).cursor
+    with project.sql.connect(SOURCE, project.database) as connection:
+        connection.execute("BEGIN")
+        connection.execute("DELETE FROM item WHERE id > 400")
+        taken = project.materialize()
+        assert taken.success, failure(taken)
+        assert project.newest().snapshot.in_progress == 1
+        connection.execute("COMMIT")
+    real = temporary_clone
+
+    def later(*words: Any, **options: Any) -> Any:
+        """Recover to a moment that has the commit."""
+        return real(*words, **{**options, "moment": None})
+
+    monkeypatch.setattr("dagster_resil.verify.drill.temporary_clone", later)
+    verdict, words = drilled(project)
+    assert verdict == "INCONCLUSIVE"
+    assert "public.item: 100 rows missing; 1 transactions were under way" in words
+
+    # A backup with nothing under way says more: a difference is a failure then.
+    again = project.materialize()
+    assert again.success, failure(again)
+    project.sql.execute(SOURCE, "DELETE FROM item WHERE id > 300", database=project.database)
+    verdict, words = drilled(project)
+    assert verdict == "FAIL"
+    assert "public.item: 100 rows missing" in words
+
+    with dg.build_sensor_context(instance=project.instance, cursor=cursor) as context:
+        alerts.evaluate_tick(context)
+    where = "app/point_in_time_recovery, recovers_to_a_moment"
+    assert sorted(webhook.titles) == [f"FAIL: {where}", f"INCONCLUSIVE: {where}"]
+
+
+def test_an_archive_that_lags(project: CloudProject) -> None:
+    """Both figures are told, whether a backup lies in the window or not."""
+    taken = project.materialize()
+    assert taken.success, failure(taken)
+    point = {"point_in_time": PointInTime(recovery_point_minutes=0.02)}
+    with project.sql.connect(SOURCE, project.database) as connection:
+        connection.execute("CREATE TABLE newer ()")
+    taken_at = project.newest().snapshot.taken_at
+    until(lambda: newest_moment(project.sql) > taken_at)
+    project.sql.cloud.fault("archive_lag", instance=SOURCE)
+    time.sleep(1.5)
+    verdict, words = drilled(project, **point)
+    assert verdict == "FAIL"
+    assert re.search(r"exactly, but the newest moment .* is \d+ s ago, more than 1 s", words)
+
+    for entry in project.vault.glob("app/manifests/*"):
+        entry.unlink()
+    again = project.materialize()
+    assert again.success, failure(again)
+    time.sleep(1.5)
+    verdict, words = drilled(project, **point)
+    assert verdict == "FAIL"
+    assert re.search(r"is \d+ s ago, more than 1 s; no backup's snapshot lies in", words)
+    verdict, words = drilled(project)
+    assert verdict == "INCONCLUSIVE"
+
+
+def newest_moment(sql: CloudSql) -> datetime:
+    """Return the newest moment that can be recovered."""
+    method = sql.api().projects().instances().getLatestRecoveryTime
+    answer = method(project=PROJECT, instance=SOURCE).execute()
+    return datetime.fromisoformat(answer["latestRecoveryTime"].replace("Z", "+00:00"))
+
+
+def test_a_drill_whose_clone_can_not_be_read(
+    project: CloudProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = project.materialize()
+    assert taken.success, failure(taken)
+    monkeypatch.setenv("APP_PASSWORD", "a-wrong-one")
+    result = project.run("app_drill", project.defs())
+    assert not result.success
+    said = failure(result)
+    assert "password authentication failed" in said
+    assert "a-wrong-one" not in said
+    clean(project)
