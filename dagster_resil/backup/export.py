@@ -37,6 +37,8 @@ from dagster_resil.vault.model import Engine, StoredObject
 _TOC = "toc.dat"
 _FILE = re.compile(r"(?P<name>toc\.dat|blobs(_[0-9]+)?\.toc|[0-9]+\.dat\.gz|blob_[0-9]+\.dat\.gz)")
 """The files of a directory archive, as pg_dump calls them."""
+_LISTED = re.compile(rb"[0-9]+ (blob_[0-9]+\.dat)")
+"""A line of a list of large objects."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class ExportData(Crew):
         self._contents: TableOfContents | None = None
         self._entries: dict[str, Entry] = {}
         self._files: frozenset[str] = frozenset()
+        self._large_objects: set[str] = set()
         self._sizes = {(table.schema, table.name): table.bytes for table in reading.snapshot.tables}
         self.under_snapshot = settings.consistent
         self.done_bytes = 0
@@ -169,6 +172,8 @@ class ExportData(Crew):
         readers = Crew(read, name="landing", size=jobs, interrupt=lambda: None)
         with readers:
             readers.wait(self._stay)
+        if unknown := {file for file in files if file.startswith("blob_")} - self._large_objects:
+            raise self._wrong(f"no list of large objects names {min(unknown)}")
 
     def _check_complete(self, files: Mapping[str, str]) -> None:
         large_objects = False
@@ -205,7 +210,7 @@ class ExportData(Crew):
             if file.endswith(".gz"):
                 pieces = _counting(pieces, count)
             else:
-                pieces = iter([self._checked(b"".join(pieces))])
+                pieces = iter([self._checked(file, b"".join(pieces))])
             stored = self._reading.store(target, pieces)
         entry = self._entries.get(file)
         with self._lock:
@@ -217,12 +222,17 @@ class ExportData(Crew):
                 self.done_rows += self.rows[key]
                 self.done_bytes += self._sizes.get(key, 0)
 
-    def _checked(self, listed: bytes) -> bytes:
+    def _checked(self, file: str, listed: bytes) -> bytes:
         """See that each large object of a list is there."""
-        for line in listed.decode().splitlines():
-            _, _, name = line.partition(" ")
-            if f"{name}.gz" not in self._files:
-                raise self._wrong(f"it names {name}.gz, which is not there")
+        for line in listed.splitlines():
+            found = _LISTED.fullmatch(line)
+            if found is None:
+                raise self._wrong(f"{file} is no list of large objects")
+            name = f"{found[1].decode()}.gz"
+            if name not in self._files:
+                raise self._wrong(f"{file} names {name}, which is not there")
+            with self._lock:
+                self._large_objects.add(name)
         return listed
 
     def _watched(self, chunks: Iterable[bytes]) -> Iterator[bytes]:

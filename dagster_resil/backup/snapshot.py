@@ -27,6 +27,17 @@ _LOST_HINT = (
     "replica: hot_standby_feedback = on); then run the backup again"
 )
 
+# A snapshot lists only those that began before the last one that has ended; the others' locks tell
+# of them. A standby knows no locks of its primary, and shows a moment before its own clock's.
+_IN_PROGRESS = """
+CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN GREATEST(
+  (SELECT pg_catalog.count(*) FROM
+     pg_catalog.txid_snapshot_xip(pg_catalog.txid_current_snapshot())),
+  (SELECT pg_catalog.count(DISTINCT l.virtualtransaction) FROM pg_catalog.pg_locks l
+    WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted
+      AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid())) END
+"""
+
 
 class SnapshotRaced(Exception):
     """The schema changed between the snapshot and the locks; a new snapshot is needed."""
@@ -39,7 +50,7 @@ class HeldSnapshot:
     :ivar endpoint: the one server that holds it.
     :ivar id: what ``SET TRANSACTION SNAPSHOT`` and ``pg_dump --snapshot`` take.
     :ivar in_progress: how many transactions that had written were under way when it was taken;
-        None on a server that does not tell.
+        None on a standby, which does not know.
     :ivar tables: the tables it shows, each locked against DDL and TRUNCATE (ACCESS SHARE).
     """
 
@@ -137,8 +148,7 @@ def hold_snapshot(
             "CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() "
             "ELSE pg_catalog.pg_current_wal_lsn() END::pg_catalog.text, "
             "pg_catalog.clock_timestamp(), pg_catalog.current_setting('server_encoding'), "
-            "(SELECT pg_catalog.count(*) FROM "
-            "pg_catalog.txid_snapshot_xip(pg_catalog.txid_current_snapshot()))"
+            + _IN_PROGRESS
         ).fetchone()
         if row is None:  # pragma: no cover - a SELECT without FROM gives a row
             raise AssertionError("no snapshot")

@@ -463,7 +463,8 @@ def _read(
         settled = relation.oid not in unsettled
         # The rows of an extension's tables come with it.
         if relation.extension is None:
-            _check_rows(relation, rows.get(key), contents[relation.oid].rows if settled else None)
+            counted = contents[relation.oid].rows if settled else None
+            _check_rows(relation, rows.get(key), counted, data.engine)
         if relation.readable:
             content = contents[relation.oid]
             found.append(
@@ -548,21 +549,25 @@ def _written_since(snapshot: HeldSnapshot, large_objects: LargeObjects) -> froze
     return frozenset(table.oid for table in tables if before[table.oid] != after[table.oid])
 
 
-def _check_rows(table: Relation, read: int | None, counted: int | None) -> None:
+def _check_rows(table: Relation, read: int | None, counted: int | None, engine: Engine) -> None:
     """Compare what was counted of the rows that were read with what a query of its own says.
 
     :param counted: None where no query can say.
     :raises BackupFailed: they differ, or the rows were not read.
     """
+    what, hint = "dump", _REPORT_HINT
+    if engine == "cloudsql_export":
+        # What lands is in other hands in between.
+        what, hint = "export", "nothing of it was kept; run the backup again"
     if read is None:
         raise BackupFailed(
-            f"the dump left out the data of table {table.schema}.{table.name}", hint=_REPORT_HINT
+            f"the {what} left out the data of table {table.schema}.{table.name}", hint=hint
         )
     if counted is not None and read != counted:
         raise BackupFailed(
-            f"the dump of table {table.schema}.{table.name} has {read:,} rows, the snapshot "
+            f"the {what} of table {table.schema}.{table.name} has {read:,} rows, the snapshot "
             f"{counted:,}",
-            hint=_REPORT_HINT,
+            hint=hint,
         )
 
 

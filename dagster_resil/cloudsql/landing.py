@@ -48,18 +48,21 @@ def may_land(url: str, instance: Instance, *, impersonate: str | None = None) ->
     prepare(client)
     member = f"serviceAccount:{instance.service_account}"
     with contextlib.closing(client):
-        _change(client, bucket, instance, lambda members: members.add(member))
+        who = impersonate or "the account that clones"
+        _change(client, bucket, instance, who, lambda members: members.add(member))
         try:
             yield
         finally:
             try:
-                _change(client, bucket, instance, lambda members: members.discard(member))
+                _change(client, bucket, instance, who, lambda members: members.discard(member))
             except CloudSqlError as error:
                 # The account goes with its instance: what it may do here it may never do.
                 log.warning("%s is left in the policy of %s: %s", member, bucket, error.message)
 
 
-def _change(client: storage.Client, name: str, instance: Instance, change: Change) -> None:
+def _change(
+    client: storage.Client, name: str, instance: Instance, who: str, change: Change
+) -> None:
     bucket = client.bucket(name)
     for attempt in range(1, _ATTEMPTS + 1):
         try:
@@ -86,9 +89,8 @@ def _change(client: storage.Client, name: str, instance: Instance, change: Chang
             raise CloudSqlError(
                 f"may not let instance {instance.name} write its export into bucket {name}: "
                 f"{error.message}",
-                hint="give the account that clones storage.buckets.getIamPolicy and "
-                f"storage.buckets.setIamPolicy on the bucket, or {instance.service_account} the "
-                f"role {ROLE} there",
+                hint="grant storage.buckets.getIamPolicy and storage.buckets.setIamPolicy on "
+                f"bucket {name} to {who}",
             ) from None
         except exceptions.NotFound:
             raise CloudSqlError(

@@ -249,6 +249,7 @@ class Operations:
                 logs.redact(str(first.get("message") or "Cloud SQL does not say why")),
                 what=asked.what,
                 project=asked.project,
+                instance=asked.instance,
                 uri=asked.uri,
             )
 

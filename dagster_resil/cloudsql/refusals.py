@@ -98,7 +98,9 @@ def recovery_hint(project: str, instance: str) -> str:
     )
 
 
-def failed(code: str, message: str, *, what: str, project: str, uri: str | None) -> CloudSqlError:
+def failed(
+    code: str, message: str, *, what: str, project: str, instance: str, uri: str | None
+) -> CloudSqlError:
     """Return the error that a failed operation is to a user.
 
     :param code: the operation's; the set is open.
@@ -120,5 +122,8 @@ def failed(code: str, message: str, *, what: str, project: str, uri: str | None)
     elif uri and ("not found" in lower or "bucket does not exist" in lower):
         hint = f"is there a bucket gs://{bucket}?"
     else:
-        hint = f"see its log: gcloud sql operations list --project={project} --instance=…"
+        hint = (
+            f"see the operation: gcloud sql operations list --project={project} "
+            f"--instance={instance}"
+        )
     return CloudSqlError(f"can't {what}: {message} ({code})", hint=hint, reason=code)

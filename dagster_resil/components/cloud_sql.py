@@ -82,6 +82,7 @@ class CloudSqlDatabase(dg.Model, dg.Resolvable):
     :param read_from: a read replica of it that backups are read from.
     :param method: "snapshot" reads by connections of ours, "export" by Cloud SQL's export.
     :param temporary_project: the project that temporary clones are made in; by default its own.
+    :param timeout_minutes: how long one operation may take: a clone, an export, a deletion.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -97,6 +98,7 @@ class CloudSqlDatabase(dg.Model, dg.Resolvable):
     point_in_time: PointInTime | None = None
     accounts: Accounts = Field(default_factory=Accounts)
     temporary_project: str | None = None
+    timeout_minutes: float = Field(default=60, gt=0)
 
     @field_validator("instance")
     @classmethod
@@ -150,7 +152,13 @@ class CloudSqlSource:
 
     def cloud(self, account: str | None) -> CloudSql:
         """Return the API as one of the accounts."""
-        return CloudSql(CloudSqlSettings(project=self._words["project"], impersonate=account))
+        return CloudSql(
+            CloudSqlSettings(
+                project=self._words["project"],
+                impersonate=account,
+                timeout_s=self.config.timeout_minutes * 60,
+            )
+        )
 
     @property
     def reader(self) -> CloudSql:

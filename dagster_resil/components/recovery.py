@@ -18,7 +18,7 @@ from dagster_resil.verify.verdict import Verdict
 
 _SWEEP_EVERY_S = 300
 _OLDEST_S = DAY_S
-"""A temporary instance that is older is removed, whoever is at work on it."""
+"""A temporary instance that is older is removed, whoever is at work on it, known to us or not."""
 
 
 def build_recovery(
@@ -129,7 +129,8 @@ def _janitor(name: str, config: CloudSqlDatabase) -> dg.SensorDefinition:
     def janitor(context: dg.SensorEvaluationContext) -> Iterator[dg.SkipReason]:
         def alive(owner: str) -> bool:
             run = context.instance.get_run_by_id(owner)
-            return run is not None and not run.is_finished
+            # One that is not known here may be another Dagster's, at work: only its age tells.
+            return run is None or not run.is_finished
 
         with explained(), tempfile.TemporaryDirectory(prefix="resil-") as folder:
             cloud = CloudSqlSource(config, Path(folder)).cloner

@@ -29,13 +29,20 @@ def explained() -> Iterator[None]:
         raise
     except ResilError as error:
         raise dg.Failure(
-            logs.redact(str(error)),
+            logs.redact(_with_notes(str(error), error)),
             metadata={"code": error.code, "hint": logs.redact(error.hint)},
             allow_retries=False,
         ) from None
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not leak
         # The chain is cut: an unexpected error's own text may quote an address with a password.
         raise dg.Failure(
-            logs.redact(f"an unexpected error: {type(error).__name__}: {error}"),
+            logs.redact(
+                _with_notes(f"an unexpected error: {type(error).__name__}: {error}", error)
+            ),
             allow_retries=False,
         ) from None
+
+
+def _with_notes(text: str, error: Exception) -> str:
+    """Return what an error says, and what it says besides: that something is left, for example."""
+    return "\n".join([text, *(f"also: {note}" for note in getattr(error, "__notes__", ()))])

@@ -93,7 +93,7 @@ def drill(
     :param name: the protected database's name for us.
     :param owner: who the temporary instance belongs to, a Dagster run's id for example.
     :param connect: returns the way to the database in the clone.
-    :param choose: chooses the backup.
+    :param choose: chooses the backup: of those with nothing under way, if there are any.
     :raises CloudSqlError: the window can't be read, or the clone can't be made or deleted.
     :raises ResilError: the clone can't be read, or the receipt can't be written.
     """
@@ -110,18 +110,24 @@ def drill(
             if _is_known(entry.manifest, window)
         ]
     if not known:
+        nothing = (
+            "no backup's snapshot lies in the window of recovery, "
+            f"{format_time(window.earliest)} to {format_time(window.latest)}, so nothing is known "
+            "of any moment in it"
+        )
+        # Where nothing is archived any more every backup is soon younger than the window.
+        behind = _behind(lag_s, settings)
         return Drilled(
             Check(
                 name=CHECK,
-                verdict=Verdict.INCONCLUSIVE,
-                summary="no backup's snapshot lies in the window of recovery, "
-                f"{format_time(window.earliest)} to {format_time(window.latest)}, so nothing is "
-                "known of any moment in it",
+                verdict=Verdict.FAIL if behind else Verdict.INCONCLUSIVE,
+                summary=f"{behind}; {nothing}" if behind else nothing,
             ),
             window,
             lag_s,
         )
-    manifest = choose(known)
+    # Of a moment at which nothing was under way everything is known.
+    manifest = choose([each for each in known if each.snapshot.in_progress == 0] or known)
     moment = manifest.snapshot.taken_at
     seconds: dict[str, float] = {}
     begun = time.monotonic()
@@ -210,6 +216,16 @@ def _not_to_compare(endpoint: Endpoint) -> tuple[frozenset[str], frozenset[str]]
     )
 
 
+def _behind(lag_s: float, settings: DrillSettings) -> str:
+    """Say that the newest moment that can be recovered is too old; nothing if it is not."""
+    if lag_s <= settings.recovery_point_s:
+        return ""
+    return (
+        f"the newest moment that can be recovered is {lag_s:,.0f} s ago, more than "
+        f"{settings.recovery_point_s:,.0f} s"
+    )
+
+
 def _judged(
     manifest: Manifest,
     comparison: pd.DataFrame,
@@ -234,20 +250,22 @@ def _judged(
     if wrong:
         # What was being committed at the moment may be on either side of it.
         count = manifest.snapshot.in_progress
+        why = (
+            "the backup was read from a standby, which may have been behind its clock"
+            if count is None
+            else f"{count:,} transactions were under way then, which a recovery may have committed"
+        )
         return Check(
             name=CHECK,
             verdict=Verdict.INCONCLUSIVE,
-            summary=f"recovered to {moment}, {wrong[0]}{more}; "
-            + ("some" if count is None else f"{count:,}")
-            + " transactions were under way then, which a recovery may have committed",
+            summary=f"recovered to {moment}, {wrong[0]}{more}; {why}",
             details=tuple(wrong[:DETAILS_SHOWN]),
         )
-    if lag_s > settings.recovery_point_s:
+    if behind := _behind(lag_s, settings):
         return Check(
             name=CHECK,
             verdict=Verdict.FAIL,
-            summary=f"recovered to {moment} exactly, but the newest moment that can be recovered "
-            f"is {lag_s:,.0f} s ago, more than {settings.recovery_point_s:,.0f} s",
+            summary=f"recovered to {moment} exactly, but {behind}",
         )
     return Check(
         name=CHECK,
