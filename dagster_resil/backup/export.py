@@ -49,14 +49,12 @@ class ExportSettings:
     :param landing: the bucket that it is written to; the instance's own service account needs to
         create, list and delete objects there, and a lifecycle rule may remove them after a day.
     :param offload: whether Google makes it on a machine of its own, which takes some minutes more.
-    :param consistent: whether nobody writes to the instance, since it is a clone.
     """
 
     instance: str
     landing: Vault
     project: str | None = None
     offload: bool = False
-    consistent: bool = True
 
 
 def exporting(cloud: CloudSql, settings: ExportSettings) -> Method:
@@ -72,6 +70,8 @@ class ExportData(Crew):
     """A thread that has an instance exported, and reads what lands; started by entering it."""
 
     engine: Engine = "cloudsql_export"
+    # In a clone too something may write by itself, pg_cron for example.
+    under_snapshot = False
 
     def __init__(self, reading: Reading, cloud: CloudSql, settings: ExportSettings) -> None:
         self._reading = reading
@@ -84,7 +84,6 @@ class ExportData(Crew):
         self._files: frozenset[str] = frozenset()
         self._large_objects: set[str] = set()
         self._sizes = {(table.schema, table.name): table.bytes for table in reading.snapshot.tables}
-        self.under_snapshot = settings.consistent
         self.done_bytes = 0
         self.done_rows = 0
         self.objects: dict[str, StoredObject] = {}

@@ -74,6 +74,7 @@ _FORMS: dict[Comparison, FingerprintForm] = {"counts": "none", "contents": "hash
 
 PART_BYTES = 64 << 20
 _SMALLEST_PART_BYTES = 1 << 20
+_COMPARING = "dagster_resil compare"
 _CROWD_TABLES = 1_000
 """Above so many, dumps follow one another: each of them locks every table, and a server has room
 for some 15,000 locks, unless it is told otherwise."""
@@ -535,11 +536,13 @@ def _written_since(snapshot: HeldSnapshot, large_objects: LargeObjects) -> froze
     :raises BackupFailed: large objects were.
     """
     tables = [table for table in snapshot.tables if table.readable]
-    with snapshot.worker() as then:
-        before = read_writers(then, tables)
-    with snapshot.endpoint.connect(application_name="dagster_resil compare") as now:
+    newest = "SELECT pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot())"
+    with snapshot.worker() as then, snapshot.endpoint.connect(application_name=_COMPARING) as now:
         settle(now, gentle=True)
-        after = read_writers(now, tables)
+        begun = [session.execute(newest).fetchone() for session in (then, now)]
+        if snapshot.in_progress == 0 and begun[0] == begun[1]:
+            return frozenset()  # no transaction has written at all, as it is with most clones
+        before, after = read_writers(then, tables), read_writers(now, tables)
         if read_large_objects(now) != large_objects:
             raise BackupFailed(
                 f"large objects of {snapshot.endpoint.describe()} were written to while it was "

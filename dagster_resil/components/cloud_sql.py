@@ -203,7 +203,6 @@ class CloudSqlSource:
                 instance=self.name,
                 landing=landing,
                 offload=config.export.offload,
-                consistent=False,
             )
             yield self.connect(cloud, cloud.instance(self.name)), exporting(cloud, exported)
             return
