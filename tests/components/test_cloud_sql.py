@@ -11,8 +11,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from dagster_resil.cloudsql import client as api
 from dagster_resil.cloudsql.temporary import temporary_clone
 from dagster_resil.components.cloud_sql import Export, PointInTime
+from dagster_resil.localcloud.identities import SCRATCH_PROJECT
 from dagster_resil.verify.verdict import Verdict
 from tests.components.cloud_project import CloudProject, allow_landing, cloud_project
 from tests.components.conftest import failure
@@ -50,7 +52,7 @@ def test_from_a_replica(project: CloudProject) -> None:
     result = project.materialize(read_from=replica)
     assert result.success, failure(result)
     assert set(project.verdicts().values()) == {"PASS"}
-    assert project.newest().source.port != project.sql.get(project.instance_name)["dnsName"]
+    assert f"localhost:{project.newest().source.port}" == project.sql.get(replica)["dnsName"]
 
 
 def test_the_past_is_recovered(
@@ -157,6 +159,24 @@ def test_by_an_export_of_a_clone(project: CloudProject) -> None:
     assert manifest.engine == "cloudsql_export"
     assert manifest.tools["archive"].startswith("15.")
     assert project.temporary() == []
+
+
+def test_what_a_clone_writes_by_itself_is_told(
+    project: CloudProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pg_cron goes on in a clone."""
+    real = api.CloudSql.export
+
+    def export(self: api.CloudSql, name: str, **options: Any) -> None:
+        with project.sql.connect(name, project=SCRATCH_PROJECT) as connection:
+            connection.execute("UPDATE other SET n = n + 1 WHERE n = 1")
+        real(self, name, **options)
+
+    monkeypatch.setattr(api.CloudSql, "export", export)
+    result = project.materialize(method="export", export=Export(landing=project.landing))
+    assert result.success, failure(result)
+    assert {t.name for t in project.newest().tables if not t.settled} == {"other"}
+    assert project.verdicts()["contents_match"] == "INCONCLUSIVE"
 
 
 def test_by_an_export_of_what_is_written_to(project: CloudProject) -> None:
