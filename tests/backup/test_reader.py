@@ -105,7 +105,7 @@ def test_a_part_that_is_too_large_is_read_again(
     database: Endpoint, copies: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "dagster_resil.backup.take.TableReader",
+        "dagster_resil.backup.data.TableReader",
         lambda *words, **options: TableReader(*words, **{**options, "kept_bytes": 10}),
     )
     failures = Failures(1, times=2)
