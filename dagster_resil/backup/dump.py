@@ -42,11 +42,14 @@ class Dumper:
             pipes=True,
         )
 
-    def start_schema(self, file: Path) -> Child:
-        """Start dumping the schema alone, as text to compare with."""
-        return self._start(*SCHEMA_OPTIONS, f"--file={file}")
+    def start_schema(self, file: Path, *, as_of_now: bool = False) -> Child:
+        """Start dumping the schema alone, as text to compare with.
 
-    def _start(self, *options: str | bytes, pipes: bool = False) -> Child:
+        :param as_of_now: not as of the snapshot.
+        """
+        return self._start(*SCHEMA_OPTIONS, f"--file={file}", as_of_now=as_of_now)
+
+    def _start(self, *options: str | bytes, pipes: bool = False, as_of_now: bool = False) -> Child:
         endpoint = self.snapshot.endpoint
         # A setting of the role or database must not change how things print: the zone of times
         # in defaults, the encoding (the database's own, so that nothing is converted).
@@ -60,7 +63,7 @@ class Dumper:
                 self.programs.path("pg_dump"),
                 "--no-password",
                 "--no-sync",  # what lasts is what the vault has
-                f"--snapshot={self.snapshot.id}",
+                *([] if as_of_now else [f"--snapshot={self.snapshot.id}"]),
                 f"--lock-wait-timeout={int(self.lock_timeout_s * 1000)}",
                 *options,
                 *endpoint.child_arguments(),

@@ -22,6 +22,14 @@ _PULSE_S = 5.0
 """How often the holder's connection is tried. Only its loss ends a backup early; a lost holder
 that went unnoticed could not make a false one, since the end of a backup asks once more."""
 _LOCKS_AT_ONCE = 500
+_WAITING_EVERY_S = 0.5
+_WAITING = """
+SELECT w.pid, w.relation::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_locks w
+ WHERE NOT w.granted AND w.locktype = 'relation'
+   AND w.database = (SELECT oid FROM pg_catalog.pg_database
+                      WHERE datname = pg_catalog.current_database())
+   AND pg_catalog.pg_backend_pid() = ANY (pg_catalog.pg_blocking_pids(w.pid))
+"""
 _LOST_HINT = (
     "look in the server's log for a restart, a terminated session or a recovery conflict (on a "
     "replica: hot_standby_feedback = on); then run the backup again"
@@ -67,6 +75,38 @@ class HeldSnapshot:
     def __post_init__(self) -> None:
         self._busy = threading.Lock()
         self._last_pulse = time.monotonic()
+        self._last_look = time.monotonic()
+        self._waiting: dict[int, float] = {}
+
+    def make_way(self, limit_s: float) -> None:
+        """Give up the snapshot where somebody has waited for too long for one of its locks.
+
+        pg_dump ends itself when it has to queue behind a statement that waits for us. An export by
+        somebody else's pg_dump would wait there, for us, and we for it: for ever, and with them
+        everybody who wants to read the table.
+
+        :raises BackupFailed: somebody has.
+        """
+        now = time.monotonic()
+        if now - self._last_look < _WAITING_EVERY_S:
+            return
+        self._last_look = now
+        with self._busy:
+            try:
+                rows = self.connection.execute(_WAITING).fetchall()
+                self._waiting = {pid: self._waiting.get(pid, now) for pid, _ in rows}
+                late = [name for pid, name in rows if now - self._waiting[pid] > limit_s]
+                if late:
+                    self.connection.rollback()
+            except psycopg.Error:
+                return  # a holder that is lost is found out by its pulse
+        if late:
+            raise BackupFailed(
+                f"a statement has waited for {limit_s:g} s to lock table {late[0]} of "
+                f"{self.endpoint.describe()}, which the backup holds: it made way",
+                hint="run migrations and TRUNCATE at another time, or export a clone, of which "
+                "nothing is locked: consistency: clone",
+            )
 
     def pulse(self) -> None:
         """Check, at most every few seconds, that the holder's session lives.

@@ -411,6 +411,8 @@ def _read(
 
         def watch() -> None:
             snapshot.pulse()
+            if not data.under_snapshot:
+                snapshot.make_way(settings.lock_timeout_s)
             expectations.check()
             data.check()
             if deadline is not None and time.monotonic() > deadline:
@@ -429,8 +431,8 @@ def _read(
                 )
             )
 
-        def dump_schema(file: Path) -> None:
-            with dumper.start_schema(file) as child:
+        def dump_schema(file: Path, *, as_of_now: bool = False) -> None:
+            with dumper.start_schema(file, as_of_now=as_of_now) as child:
                 judge(child.wait(watch=watch), where)
 
         if crowded:
@@ -444,7 +446,8 @@ def _read(
         # What no lock holds still, functions for one, must be as it was when all of it was read.
         if read_state(snapshot.endpoint) != definitions:
             again = schema.with_suffix(".again")
-            dump_schema(again)
+            # What does not read under the snapshot has read what is there by now.
+            dump_schema(again, as_of_now=not data.under_snapshot)
             if _settled_text(schema) != _settled_text(again):
                 raise SnapshotRaced("the schema was changed while the backup ran")
         globals_sql = read_globals(holder)
@@ -458,6 +461,8 @@ def _read(
 
     contents = expectations.contents
     rows, parts = data.rows, data.parts
+    if new := rows.keys() - {(table.schema, table.name) for table in snapshot.tables}:
+        raise SnapshotRaced(f"table {'.'.join(min(new))} was made while the backup ran")
     found = []
     for relation in snapshot.tables:
         key = (relation.schema, relation.name)
