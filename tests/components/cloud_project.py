@@ -41,7 +41,7 @@ class CloudProject:
     def defs(self, **config: Any) -> dg.Definitions:
         component = ProtectedDatabase(
             name="app",
-            vault=VaultPlace(url=self.vault.as_uri()),
+            vault=config.pop("vault", None) or VaultPlace(url=self.vault.as_uri()),
             start=f"{datetime.now(UTC) - timedelta(days=30):%Y-%m-%d}",
             cloud_sql=CloudSqlDatabase(
                 **{

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import json
+import logging
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -17,22 +20,32 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 import pytest
+from psycopg import sql
 
+from dagster_resil.backup.take import BackupSettings
 from dagster_resil.cloudsql import ownership
 from dagster_resil.cloudsql.client import CloudSql as Client
 from dagster_resil.cloudsql.client import CloudSqlSettings
 from dagster_resil.cloudsql.temporary import temporary_clone
-from dagster_resil.components import event_log
-from dagster_resil.components.cloud_sql import Export, PointInTime
+from dagster_resil.components import event_log, protected_database
+from dagster_resil.components.cloud_sql import Accounts, Export, PointInTime
 from dagster_resil.components.failure_alerts import build_alert_sensor
+from dagster_resil.components.protected_database import CloudStorage, VaultPlace
+from dagster_resil.demo.databases import load
 from dagster_resil.localcloud.identities import LANDING_BUCKET, SCRATCH_PROJECT, address
+from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.postgres.programs import client_for
 from dagster_resil.vault.gcs import GcsVault
+from dagster_resil.verify.verdict import Verdict
 from dagster_resil.workspace import Workspace
 from tests.components.cloud_project import CloudProject, allow_landing, cloud_project
 from tests.components.conftest import Webhook, failure
@@ -167,7 +180,14 @@ def clean(project: CloudProject) -> None:
 
 def proved(project: CloudProject, result: dg.ExecuteInProcessResult) -> None:
     assert result.success, failure(result)
-    assert set(project.verdicts().values()) == {"PASS"}, project.verdicts()
+    wrong = [
+        (check.name, check.summary, check.details)
+        for receipt in project.backups().receipts(project.newest().backup_id)
+        for check in receipt.checks
+        if check.verdict is not Verdict.PASS
+    ]
+    assert not wrong
+    assert set(project.verdicts().values()) == {"PASS"}
     clean(project)
 
 
@@ -441,18 +461,24 @@ def sweep(project: CloudProject, **config: Any) -> str:
 
 
 _WORKER = """
-import sys
+import json, sys
 from pathlib import Path
 import dagster as dg
-from dagster_resil.components.partitions import open_key
-from dagster_resil.components.cloud_sql import Export
 from tests.components.cloud_project import CloudProject
-name, folder, vault, landing, database = sys.argv[1:]
-with dg.DagsterInstance.local_temp(folder) as instance:
+name, folder, vault, landing, database, key, config = sys.argv[1:]
+pools = {"concurrency": {"pools": {"default_limit": 1, "granularity": "op"}}}
+with dg.DagsterInstance.local_temp(folder, overrides=pools) as instance:
     project = CloudProject(None, name, instance, Path(vault), landing, database)
-    project.materialize(method="export", export=Export(landing=landing), accounts={},
-                        temporary_project=None)
+    sys.exit(0 if project.materialize(key or None, **json.loads(config)).success else 4)
 """
+
+
+def worker(project: CloudProject, key: str = "", **config: Any) -> subprocess.Popen[bytes]:
+    """Start a run in a process of its own."""
+    command = [sys.executable, "-c", _WORKER, project.instance_name]
+    command += [project.instance.root_directory, str(project.vault), project.landing]
+    command += [project.database, key, json.dumps(config)]
+    return subprocess.Popen(command, cwd=Path(__file__).parents[2])
 
 
 def test_what_a_killed_worker_has_left(
@@ -477,14 +503,13 @@ def test_what_a_killed_worker_has_left(
     sql.make_replica(SOURCE, others[1])
     sql.cloud.fault("operation_stuck", method="sql.instances.export")
 
-    command = [sys.executable, "-c", _WORKER, SOURCE, project.instance.root_directory]
-    command += [str(project.vault), project.landing, project.database]
+    export = {"landing": project.landing}
     try:
-        with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as worker:
+        with worker(project, method="export", export=export, **config) as killed:
             try:
                 until_running(sql, "EXPORT")
             finally:
-                worker.kill()
+                killed.kill()
         [left] = set(project.temporary()) - set(others)
         assert listed(project) == []
         assert sweep(project, **config) == "no temporary instance was left"
@@ -498,8 +523,8 @@ def test_what_a_killed_worker_has_left(
         project.instance.report_run_failed(run, "the worker is gone")
         # Its export is under way still: an instance with an operation can't be deleted.
         assert sweep(project, **config) == "no temporary instance was left"
-        [export] = [each for each in operations(sql, "EXPORT") if each["targetId"] == left]
-        sql.operations.cancel(project=PROJECT, operation=export["name"]).execute()
+        [stuck] = [each for each in operations(sql, "EXPORT") if each["targetId"] == left]
+        sql.operations.cancel(project=PROJECT, operation=stuck["name"]).execute()
         until(lambda: all(each["status"] == "DONE" for each in operations(sql, "EXPORT")))
 
         assert sweep(project, **config) == f"removed {left}"
@@ -620,3 +645,281 @@ def test_a_drill_whose_clone_can_not_be_read(
     assert "password authentication failed" in said
     assert "a-wrong-one" not in said
     clean(project)
+
+
+# -- who may do what
+
+
+def test_each_account_does_its_own_part(project: CloudProject) -> None:
+    """The permissions of the documentation's table are enough; another's are not."""
+    sql = project.sql
+    bucket = sql.cloud.bucket()
+    backup = sql.allow(
+        "only-backup",
+        places={
+            **_instances(PROJECT, "get", "export"),
+            **_instances(SCRATCH_PROJECT, "get", "export"),
+            bucket.name: [f"storage.objects.{verb}" for verb in ("create", "get", "list")],
+            LANDING_BUCKET: ["storage.objects.get", "storage.objects.list"],
+        },
+    )
+    clone = sql.allow(
+        "only-clone",
+        places={
+            **_instances(PROJECT, "get", "clone"),
+            **_instances(SCRATCH_PROJECT, "create", "get", "list", "update", "delete"),
+            LANDING_BUCKET: ["storage.buckets.getIamPolicy", "storage.buckets.setIamPolicy"],
+        },
+    )
+    acting = [f"iam.serviceAccounts.getAccessToken:only-{each}" for each in ("backup", "clone")]
+    sql.allow("operator", places={"*": acting})
+    try:
+        vault = _vault(bucket.name, backup)
+        accounts = Accounts(backup=backup, clone=clone)
+        taken = project.materialize(**cloned(project, accounts=accounts, vault=vault))
+        assert taken.success, failure(taken)
+        assert set(project.verdicts().values()) == {"PASS"}
+        tried = project.run("app_drill", project.defs(accounts=accounts, vault=vault))
+        assert tried.success, failure(tried)
+        assert sweep(project, accounts=accounts) == "no temporary instance was left"
+
+        alone = Accounts(backup=backup, clone=backup)
+        result = project.materialize(**cloned(project, accounts=alone))
+        refused(project, result, "cloudsql.instances.clone", f"{PROJECT} to {backup}")
+        alone = Accounts(backup=clone)
+        result = project.materialize(**live(project, accounts=alone))
+        refused(project, result, "cloudsql.instances.export", f"{PROJECT} to {clone}")
+        other = sql.cloud.bucket().name
+        result = project.materialize(accounts=alone, vault=_vault(other, clone))
+        refused(project, result, f"gs://{other}", "storage.objects.", clone)
+        assert list(sql.cloud.client().list_blobs(other)) == []
+    finally:
+        sql.allow(
+            "operator",
+            places={
+                "*": [f"iam.serviceAccounts.getAccessToken:{each}" for each in ("backup", "cloner")]
+            },
+        )
+
+
+def _instances(project: str, *verbs: str) -> dict[str, list[str]]:
+    return {f"projects/{project}": [f"cloudsql.instances.{verb}" for verb in verbs]}
+
+
+def _vault(bucket: str, account: str) -> VaultPlace:
+    return VaultPlace(url=f"gs://{bucket}/v", cloud_storage=CloudStorage(impersonate=account))
+
+
+def test_no_secret_is_told(
+    project: CloudProject,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """Not in events, logs, configuration, backups, receipts, requests, nor in any command line."""
+    caplog.set_level(logging.DEBUG)
+    secret = f"{secrets.token_hex(8)}#secret/{secrets.token_hex(8)}"
+    sql = project.sql
+    role = f"reader_{secrets.token_hex(3)}"
+    sql.execute(SOURCE, f"CREATE ROLE {role} LOGIN PASSWORD '{secret}' IN ROLE pg_read_all_data")
+    monkeypatch.setenv("APP_PASSWORD", secret)
+    sql.cloud.forget()
+    ended = threading.Event()
+    seen: set[bytes] = set()
+
+    def look() -> None:
+        while not ended.wait(0.02):
+            for file in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    seen.add(file.read_bytes())
+
+    with meanwhile(look):
+        try:
+            proved(project, project.materialize(**cloned(project, user=role)))
+            assert drilled(project, user=role)[0] == "INCONCLUSIVE"
+            assert project.materialize(user=role).success
+            assert drilled(project, user=role)[0] == "PASS"
+            failed = project.materialize(user=role, database="not-there")
+            assert not failed.success
+        finally:
+            ended.set()
+    assert any(b"pg_dump" in each for each in seen)
+    said = capfd.readouterr()
+    told = [caplog.text, said.out, said.err, json.dumps(sql.cloud.requests())]
+    told += [each.decode(errors="replace") for each in seen]
+    for run in project.instance.get_runs():
+        told += [str(run), *map(str, project.instance.all_logs(run.run_id))]
+    told += [each.name for each in sql.cloud.client().list_blobs(LANDING_BUCKET)]
+    files = [each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()]
+    assert any(b"app_backup" in each for each in files)
+    for each in (secret, quote(secret, safe=""), "ya29."):
+        assert not [text for text in told if each in text]
+        assert not [data for data in files if each.encode() in data]
+    sql.execute(SOURCE, f"DROP ROLE {role}")
+
+
+# -- what is done to the database meanwhile
+
+
+def during_export(project: CloudProject, work: Callable[[], None]) -> dg.ExecuteInProcessResult:
+    """Do something after the snapshot and before the export has read anything."""
+    allow_landing(project, SOURCE)
+    cloud = project.sql.cloud
+    cloud.fault("operation_slow", method="sql.instances.export", seconds=1, times=1)
+
+    def wait_and_work() -> None:
+        until_running(project.sql, "EXPORT")
+        work()
+
+    with meanwhile(wait_and_work):
+        return project.materialize(**live(project))
+
+
+def test_a_table_is_truncated_while_it_is_exported(
+    project: CloudProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has to wait for us, the export would have to wait for it, and we for the export."""
+    monkeypatch.setattr(
+        protected_database, "BackupSettings", partial(BackupSettings, lock_timeout_s=0.5)
+    )
+    begun = time.monotonic()
+    result = during_export(
+        project, lambda: project.sql.execute(SOURCE, "TRUNCATE item", database=project.database)
+    )
+    refused(project, result, "waited for 0.5 s to lock table public.item", project.database)
+    assert time.monotonic() - begun < _SOON_S
+    query = "SELECT count(*) FROM item"
+    assert project.sql.rows(SOURCE, query, database=project.database) == [(0,)]
+
+
+def test_a_large_object_is_written_while_it_is_exported(project: CloudProject) -> None:
+    result = during_export(
+        project,
+        lambda: project.sql.execute(
+            SOURCE, "SELECT lo_from_bytea(0, 'new')", database=project.database
+        ),
+    )
+    refused(project, result, "large objects of", "consistency: clone")
+
+
+def test_definitions_change_while_they_are_exported(project: CloudProject) -> None:
+    """A new snapshot is taken; what came, and what came in another's place, is in the backup."""
+    sql = project.sql
+    sql.execute(
+        SOURCE,
+        "CREATE SEQUENCE counter",
+        "CREATE FUNCTION answer() RETURNS int LANGUAGE sql AS 'SELECT 41'",
+        database=project.database,
+    )
+    result = during_export(
+        project,
+        lambda: sql.execute(
+            SOURCE,
+            "CREATE TABLE passing ()",
+            "DROP TABLE passing",
+            "CREATE TABLE passing AS SELECT 1 AS one",
+            "CREATE OR REPLACE FUNCTION answer() RETURNS int LANGUAGE sql AS 'SELECT 42'",
+            "SELECT nextval('counter') FROM generate_series(1, 100)",
+            database=project.database,
+        ),
+    )
+    proved(project, result)
+    assert {table.name for table in project.newest().tables} == {"item", "other", "passing"}
+
+
+def test_a_sequence_advances_while_it_is_exported(project: CloudProject) -> None:
+    sql = project.sql
+    sql.execute(SOURCE, "CREATE SEQUENCE counter", database=project.database)
+    stop = threading.Event()
+
+    def work() -> None:
+        with sql.connect(SOURCE, project.database) as connection:
+            while not stop.wait(0.005):
+                connection.execute("SELECT nextval('counter')")
+
+    allow_landing(project, SOURCE)
+    with meanwhile(work):
+        try:
+            result = project.materialize(**live(project))
+        finally:
+            stop.set()
+    proved(project, result)
+
+
+def test_a_hostile_database_by_an_export_of_a_clone(project: CloudProject) -> None:
+    """With a table that no clone has the rows of."""
+    sql = project.sql
+    sql.execute(
+        SOURCE, "CREATE UNLOGGED TABLE passing AS SELECT 1 AS one", database=project.database
+    )
+    _load_hostile(project)
+    result = project.materialize(**cloned(project))
+    proved(project, result)
+    [left_out] = project.newest().left_out
+    assert "public.passing" in left_out
+    [receipt] = project.vault.glob("app/receipts/*/*.json")
+    assert "public.passing" in " ".join(json.loads(receipt.read_text())["not_checked"])
+
+
+def _load_hostile(project: CloudProject) -> None:
+    """Load the demo's hostile database; that takes a superuser, which ``postgres`` is not."""
+    cloud_sql = project.sql
+    endpoint = Endpoint(
+        {
+            "host": "127.0.0.1",
+            "port": str(cloud_sql.state(SOURCE)["port"]),
+            "user": "cloudsqladmin",
+            "dbname": project.database,
+        },
+        (cloud_sql.cloud.folder / "sql" / "secret").read_text().strip(),
+    )
+    load(endpoint, client_for(cloud_sql.major), "hostile")
+    with endpoint.connect(autocommit=True) as connection:
+        # Whoever is no superuser does not see their options, which an export has.
+        for server, user in connection.execute(
+            "SELECT srvname, usename FROM pg_user_mappings"
+        ).fetchall():
+            who = sql.SQL("PUBLIC") if user == "public" else sql.Identifier(user)
+            connection.execute(
+                sql.SQL("DROP USER MAPPING FOR {} SERVER {}").format(who, sql.Identifier(server))
+            )
+        connection.execute("GRANT pg_read_all_data TO postgres")
+        connection.execute("ALTER ROLE postgres BYPASSRLS")
+        for (number,) in connection.execute("SELECT oid FROM pg_largeobject_metadata").fetchall():
+            connection.execute(f"GRANT SELECT ON LARGE OBJECT {number} TO postgres")
+
+
+# -- two at a time
+
+
+def test_one_temporary_instance_at_a_time(project: CloudProject) -> None:
+    """Runs of two partitions share a pool; the second waits."""
+    sql = project.sql
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    sql.tell("past", (today - timedelta(days=2)).isoformat())
+    sql.make_recoverable("past")
+    sql.execute("past", "CREATE TABLE item AS SELECT n FROM generate_series(1, 10) n")
+    sql.tell("past", datetime.now(UTC).isoformat())
+    sql.execute("past", "INSERT INTO item VALUES (11)")
+    most = 0
+    ended = threading.Event()
+
+    def look() -> None:
+        nonlocal most
+        while not ended.wait(0.02):
+            most = max(most, len(project.temporary()))
+
+    # Two runs that are the first of a pool both make its slots.
+    project.instance.event_log_storage.set_concurrency_slots("app_backup", 1)
+    both = replace(project, instance_name="past", database="postgres")
+    with meanwhile(look):
+        try:
+            runs = [worker(both, f"{today - timedelta(days=n):%Y-%m-%d}") for n in (1, 2)]
+            assert [run.wait(_SOON_S) for run in runs] == [0, 0]
+        finally:
+            ended.set()
+    assert most == 1
+    assert len(listed(both)) == 2
+    clean(project)
+    sql.delete("past")
