@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import dagster as dg
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -20,14 +21,16 @@ from dagster_resil.cloudsql.client import CloudSql, CloudSqlSettings, Instance
 from dagster_resil.cloudsql.endpoint import endpoint_of
 from dagster_resil.cloudsql.landing import may_land
 from dagster_resil.cloudsql.temporary import temporary_clone
-from dagster_resil.components.sources import VaultAddress, value_of
-from dagster_resil.errors import ConfigurationError
+from dagster_resil.components.sources import VaultAddress, value_of, variable_name
+from dagster_resil.errors import ConfigurationError, PermissionMissing, SourceUnreachable
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.vault.model import Recovered, format_time
 
 _CONNECTION_NAME = re.compile(
     r"(?P<project>[a-z][a-z0-9-]*(?:\.[a-z]+:[a-z0-9-]+)?):(?P<region>[a-z0-9-]+):(?P<name>[a-z][a-z0-9-]*)"
 )
+_FOLDER = re.compile(r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]/[^\s?#]+")
+_ACCOUNT = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _BEFORE_THE_END = timedelta(milliseconds=1)
 """A window does not have its end: the last moment that is in it is recovered to."""
 
@@ -46,6 +49,18 @@ class Export(dg.Model, dg.Resolvable):
     landing: str
     consistency: Literal["clone", "live"] = "clone"
     offload: bool = False
+
+    @field_validator("landing")
+    @classmethod
+    def _a_folder_in_a_bucket(cls, value: str) -> str:
+        if not _FOLDER.fullmatch(value):
+            raise ValueError("exports land in a folder of a bucket: gs://bucket/folder")
+        return value
+
+    @property
+    def bucket(self) -> str:
+        """Return the name of the bucket."""
+        return urlsplit(self.landing).netloc
 
 
 class PointInTime(dg.Model, dg.Resolvable):
@@ -71,6 +86,13 @@ class Accounts(dg.Model, dg.Resolvable):
     backup: str | None = None
     clone: str | None = None
 
+    @field_validator("backup", "clone")
+    @classmethod
+    def _an_address(cls, value: str | None) -> str | None:
+        if value is not None and not _ACCOUNT.fullmatch(value):
+            raise ValueError("a service account is named by its e-mail address")
+        return value
+
 
 class CloudSqlDatabase(dg.Model, dg.Resolvable):
     """A database in Cloud SQL.
@@ -79,7 +101,7 @@ class CloudSqlDatabase(dg.Model, dg.Resolvable):
     :param user: the login; with ``iam``, a service account without ".gserviceaccount.com".
     :param password_env: the NAME of the environment variable with its password.
     :param iam: sign in by IAM database authentication, without a password.
-    :param read_from: a read replica of it that backups are read from.
+    :param read_from: a read replica of it that backups are read from, by its name in the project.
     :param method: "snapshot" reads by connections of ours, "export" by Cloud SQL's export.
     :param temporary_project: the project that temporary clones are made in; by default its own.
     :param timeout_minutes: how long one operation may take: a clone, an export, a deletion.
@@ -107,12 +129,19 @@ class CloudSqlDatabase(dg.Model, dg.Resolvable):
             raise ValueError("an instance's connection name is project:region:instance")
         return value
 
+    @field_validator("password_env")
+    @classmethod
+    def _a_variable(cls, value: str | None) -> str | None:
+        return variable_name(value)
+
     @model_validator(mode="after")
     def _fits(self) -> CloudSqlDatabase:
-        if (self.method == "export") != (self.export is not None):
-            raise ValueError("'export' says where exports land: with 'method: export', and only so")
-        if self.iam and self.password_env:
-            raise ValueError("either 'iam' or 'password_env'")
+        if self.method == "export" and self.export is None:
+            raise ValueError("'method: export' needs 'export', which says where exports land")
+        if self.method != "export" and self.export is not None:
+            raise ValueError("'export' is for 'method: export'")
+        if self.iam == (self.password_env is not None):
+            raise ValueError("a login has either 'password_env' or 'iam: true'")
         if self.read_from and self.method == "export":
             raise ValueError("'read_from' is for 'method: snapshot'")
         return self
@@ -186,14 +215,44 @@ class CloudSqlSource:
             cloud=cloud,
         )
 
+    def _instance(self, cloud: CloudSql) -> Instance:
+        """Return the instance.
+
+        :raises ConfigurationError: it is in another region than its connection name says.
+        """
+        instance = cloud.instance(self.name)
+        if instance.region != self._words["region"]:
+            raise ConfigurationError(
+                f"instance {self.name} is in {instance.region}, not where its connection name, "
+                f"{self.config.instance}, says",
+                hint=f"its name is {instance.project}:{instance.region}:{instance.name}",
+            )
+        return instance
+
+    def _read_from(self, cloud: CloudSql) -> Instance:
+        """Return the instance that is read, which is the source or follows it.
+
+        :raises ConfigurationError: it is neither.
+        """
+        instance = self._instance(cloud)
+        if self.config.read_from is None:
+            return instance
+        replica = cloud.instance(self.config.read_from)
+        if replica.primary != instance.name:
+            # One that was promoted goes on under its name, with a state of its own.
+            raise ConfigurationError(
+                f"{replica.name} is no replica of {instance.name}: nothing was read from it",
+                hint="was it promoted? name a replica as read_from, or none",
+            )
+        return replica
+
     @contextmanager
     def live(self, owner: str) -> Iterator[tuple[Endpoint, Method]]:
         """Yield the way to the database as it is, and how it is to be read."""
         config = self.config
         if config.export is None:
             cloud = self.reader
-            instance = cloud.instance(config.read_from or self.name)
-            yield self.connect(cloud, instance), SnapshotData
+            yield self.connect(cloud, self._read_from(cloud)), SnapshotData
             return
         as_who = {"impersonate": config.accounts.backup} if config.accounts.backup else {}
         landing = VaultAddress(config.export.landing, None, cloud_storage=as_who).open()
@@ -204,9 +263,10 @@ class CloudSqlSource:
                 landing=landing,
                 offload=config.export.offload,
             )
-            yield self.connect(cloud, cloud.instance(self.name)), exporting(cloud, exported)
+            yield self.connect(cloud, self._instance(cloud)), exporting(cloud, exported)
             return
         cloner, reader = self.cloner, self.reader
+        self._instance(cloner)
         with (
             temporary_clone(
                 cloner, self.name, owner=owner, purpose="export", project=config.temporary_project
@@ -229,6 +289,7 @@ class CloudSqlSource:
         """
         cloud = self.cloner
         moment = end - _BEFORE_THE_END
+        self._instance(cloud)
         window = cloud.recovery_window(self.name)
         if not window.earliest <= moment <= window.latest:
             raise ConfigurationError(
@@ -248,4 +309,12 @@ class CloudSqlSource:
             recovered = Recovered(
                 instance=self.config.instance, moment=moment, by_way_of=clone.name
             )
-            yield self.connect(cloud, clone), recovered
+            try:
+                yield self.connect(cloud, clone), recovered
+            except (SourceUnreachable, PermissionMissing) as error:
+                raise type(error)(
+                    f"in the clone of {self.config.instance} as of {format_time(moment)}: "
+                    f"{error.message}",
+                    hint="the login, its password and its rights have to have been there at that "
+                    "moment; those of now are not in it",
+                ) from None

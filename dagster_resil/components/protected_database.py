@@ -8,6 +8,7 @@ from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import dagster as dg
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -27,12 +28,10 @@ from dagster_resil.components.partitions import (
 )
 from dagster_resil.components.recovery import build_recovery
 from dagster_resil.components.running import explained, progress_into
-from dagster_resil.components.sources import VaultAddress, endpoint_from
+from dagster_resil.components.sources import VaultAddress, endpoint_from, variable_name
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.vault.model import NAME_PATTERN
 from dagster_resil.verify.prove import VerifySettings
-
-_VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 
 
 class Connection(dg.Model, dg.Resolvable):
@@ -63,12 +62,7 @@ class Connection(dg.Model, dg.Resolvable):
     @field_validator("url_env", "password_env")
     @classmethod
     def _a_name(cls, value: str | None) -> str | None:
-        if value is not None and not _VARIABLE.match(value):
-            raise ValueError(
-                "this takes the NAME of an environment variable, not its value (which is not "
-                "repeated here: it may be a secret)"
-            )
-        return value
+        return variable_name(value)
 
 
 class CloudStorage(dg.Model, dg.Resolvable):
@@ -190,6 +184,10 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
     def _reached_in_one_way(self) -> "ProtectedDatabase":
         if (self.connection is None) == (self.cloud_sql is None):
             raise ValueError("a protected database has either 'connection' or 'cloud_sql'")
+        export = self.cloud_sql.export if self.cloud_sql else None
+        if export and self.vault.url and urlsplit(self.vault.url).netloc == export.bucket:
+            # What lands is removed after a day, and instances may write there.
+            raise ValueError("exports land in another bucket than the vault's")
         return self
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:

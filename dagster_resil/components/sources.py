@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,9 +33,27 @@ def value_of(variable: str) -> str:
     """
     value = os.environ.get(variable)
     if not value:
+        # In small letters it may be a password that was typed in place of a name.
+        name = variable if variable.isupper() else "that the component names (not repeated here)"
         raise ConfigurationError(
-            f"the environment variable {variable} is not set where Dagster runs this",
+            f"the environment variable {name} is not set where Dagster runs this",
             hint="set it for the processes that run jobs (in the laptop's set-up, make dev does)",
+        )
+    return value
+
+
+_VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+
+
+def variable_name(value: str | None) -> str | None:
+    """Return the name of an environment variable.
+
+    :raises ValueError: it can't be one.
+    """
+    if value is not None and not _VARIABLE.match(value):
+        raise ValueError(
+            "this takes the NAME of an environment variable, not its value (which is not "
+            "repeated here: it may be a secret)"
         )
     return value
 

@@ -13,12 +13,13 @@ import pytest
 
 from dagster_resil.cloudsql import client as api
 from dagster_resil.cloudsql.temporary import temporary_clone
-from dagster_resil.components.cloud_sql import Export, PointInTime
+from dagster_resil.components.cloud_sql import CloudSqlDatabase, Export, PointInTime
+from dagster_resil.components.protected_database import ProtectedDatabase, VaultPlace
 from dagster_resil.localcloud.identities import SCRATCH_PROJECT
 from dagster_resil.verify.verdict import Verdict
 from tests.components.cloud_project import CloudProject, allow_landing, cloud_project
 from tests.components.conftest import failure
-from tests.localcloud.cloudsql import PROJECT, CloudSql
+from tests.localcloud.cloudsql import PASSWORD, PROJECT, CloudSql
 
 
 @pytest.fixture
@@ -218,3 +219,71 @@ def test_the_janitor(project: CloudProject) -> None:
     data = sensor.evaluate_tick(context)
     assert "no temporary instance" in (data.skip_message or "")
     assert project.sql.get(project.instance_name)["state"] == "RUNNABLE"
+
+
+def test_only_a_replica_stands_for_the_source(project: CloudProject) -> None:
+    """One that was promoted has the same name, and soon other rows."""
+    replica = project.sql.make_replica(project.instance_name)
+    project.sql.done(project.sql.instances.promoteReplica(project=PROJECT, instance=replica))
+    for other in (replica, project.sql.make()):
+        result = project.materialize(read_from=other)
+        assert not result.success
+        assert f"{other} is no replica of {project.instance_name}" in failure(result)
+    elsewhere = project.materialize(instance=f"{PROJECT}:us-east1:{project.instance_name}")
+    assert "is in europe-west1" in failure(elsewhere)
+    assert not project.vault.exists()
+
+
+def test_a_login_that_was_not_there_at_that_moment(
+    sql: CloudSql, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    yesterday = today - timedelta(days=1)
+    sql.tell("late", (yesterday + timedelta(hours=1)).isoformat())
+    name = sql.make_recoverable("late")
+    sql.execute(name, "CREATE TABLE item AS SELECT 1 AS n")
+    sql.tell(name, datetime.now(UTC).isoformat())
+    sql.execute(name, f"CREATE ROLE late LOGIN PASSWORD '{PASSWORD}' IN ROLE pg_read_all_data")
+    for project in cloud_project(sql, name, tmp_path, monkeypatch):
+        result = project.materialize(f"{yesterday:%Y-%m-%d}", user="late")
+        assert not result.success
+        said = failure(result)
+        assert (
+            f"in the clone of {PROJECT}:europe-west1:late as of {yesterday:%Y-%m-%d}T23:59" in said
+        )
+        assert "have to have been there at that moment" in said
+        assert project.temporary() == []
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"password_env": "hunter-2!"}, "NAME of an environment variable"),
+        ({"password_env": None}, "either 'password_env' or 'iam: true'"),
+        ({"iam": True}, "either 'password_env' or 'iam: true'"),
+        ({"instance": "orders"}, "project:region:instance"),
+        ({"accounts": {"backup": "bob"}}, "e-mail address"),
+        ({"method": "export"}, "says where exports land"),
+        ({"export": {"landing": "gs://b-1/x"}}, "is for 'method: export'"),
+        ({"method": "export", "export": {"landing": "file:///tmp/x"}}, "gs://bucket/folder"),
+        ({"method": "export", "export": {"landing": "gs://vault-1/x"}}, "another bucket"),
+    ],
+)
+def test_what_can_not_be_meant(config: dict[str, Any], words: str) -> None:
+    database = {"instance": "p:r:i", "database": "d", "password_env": "APP_PASSWORD", **config}
+    with pytest.raises(ValueError, match=words) as error:
+        ProtectedDatabase(
+            name="app",
+            vault=VaultPlace(url="gs://vault-1/prod"),
+            cloud_sql=CloudSqlDatabase(**database),
+        )
+    assert "hunter" not in str(error.value)
+
+
+def test_a_secret_for_a_name_is_not_repeated(
+    project: CloudProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = project.materialize(password_env="hunter2")
+    assert not result.success
+    assert "is not set where Dagster runs this" in failure(result)
+    assert "hunter2" not in failure(result)
