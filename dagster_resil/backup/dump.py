@@ -138,6 +138,13 @@ def source_error(program: str, text: str, database: str) -> BackupFailed:
             f"another session waits for an exclusive lock in {database}: {text}",
             hint="let the migration end, or end it; then run the backup again",
         )
+    if program == "pg_dump" and "statement timeout" in lower and "lock table" in lower:
+        # --lock-wait-timeout is a statement timeout while it locks, and none afterwards.
+        return BackupFailed(
+            f"pg_dump waited for too long to lock a table of {database}: {text}",
+            hint="a migration, TRUNCATE or another statement holds an exclusive lock, or waits for "
+            "one: wait for it, end it, or raise --lock-timeout",
+        )
     if program == "pg_dump" and ("no space left" in lower or "disk quota exceeded" in lower):
         return BackupFailed(
             f"the disk is full while dumping {database}: {text}",
