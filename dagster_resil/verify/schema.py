@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from dagster_resil.errors import CannotProve
@@ -43,6 +44,9 @@ _DIFFERENT_EACH_TIME = re.compile(
     r"^(?:\\(?:un)?restrict .*|-- Dumped (?:from database|by pg_dump) version .*)\n", re.MULTILINE
 )
 _GRANTS = {"ACL", "DEFAULT ACL"}
+_SECRETIVE = {"USER MAPPING", "SUBSCRIPTION", "SERVER"}
+"""Kinds of objects whose options may hold a password, which belongs in no report."""
+_OPTIONS = re.compile(r" OPTIONS \(\n.*?\n\);", re.DOTALL)
 _TIMEOUT_S = 1800
 _DETAIL_LINES = 8
 
@@ -79,22 +83,36 @@ def parse_dump(text: str) -> dict[Key, list[str]]:
     return {key: sorted(blocks) for key, blocks in objects.items()}
 
 
-def compare_dumps(source: str, restored: str) -> list[SchemaDifference]:
-    """Return what of the source's schema is missing, different or too much."""
+def compare_dumps(
+    source: str, restored: str, *, mappings_hidden: bool = False
+) -> list[SchemaDifference]:
+    """Return what of the source's schema is missing, different or too much.
+
+    :param mappings_hidden: whether options of user mappings may be missing in the source's dump,
+        because its login was not shown them, and the archive's was.
+    """
     wanted, found = parse_dump(source), parse_dump(restored)
     differences = []
     for key in sorted(wanted.keys() | found.keys()):
         if wanted.get(key) == found.get(key):
             continue
         kind, name = key
+        if mappings_hidden and kind == "USER MAPPING" and key in wanted and key in found:
+            # Where the source's has options both have to have them, equal.
+            shown = any(map(_OPTIONS.search, wanted[key]))
+            if not shown and wanted[key] == [_OPTIONS.sub(";", text) for text in found[key]]:
+                continue
         if key not in found:
             difference = SchemaDifference(kind, name, "missing")
         elif key not in wanted:
             difference = SchemaDifference(kind, name, "unexpected")
         else:
-            difference = SchemaDifference(
-                kind or "SETTINGS", name, "different", _excerpt(wanted[key], found[key])
+            detail = (
+                "not shown: it may hold a password"
+                if kind in _SECRETIVE
+                else _excerpt(wanted[key], found[key])
             )
+            difference = SchemaDifference(kind or "SETTINGS", name, "different", detail)
         differences.append(difference)
     return differences
 
@@ -120,18 +138,24 @@ def _excerpt(wanted: list[str], found: list[str]) -> str:
 
 
 def compare_schemas(
-    source_dump: str, restored_dump: str, *, redump: Callable[[str], str]
+    source_dump: str,
+    restored_dump: str,
+    *,
+    redump: Callable[[str], str],
+    mappings_hidden: bool = False,
 ) -> list[SchemaDifference]:
     """Compare two dumps of schemas; settle a mere difference of wording.
 
     :param redump: loads a dump into an empty database and returns that one's dump.
+    :param mappings_hidden: as :func:`compare_dumps` has it.
     :raises CannotProve: the two differ, and it can't be settled in what.
     """
-    differences = compare_dumps(source_dump, restored_dump)
+    compare = partial(compare_dumps, mappings_hidden=mappings_hidden)
+    differences = compare(source_dump, restored_dump)
     if not differences:
         return []
     try:
-        return compare_dumps(redump(source_dump), redump(restored_dump))
+        return compare(redump(source_dump), redump(restored_dump))
     except RedumpFailed as error:
         raise CannotProve(
             f"the schemas' dumps differ ({differences[0]}), and whether in more than their wording "
