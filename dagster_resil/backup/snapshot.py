@@ -35,15 +35,15 @@ _LOST_HINT = (
     "replica: hot_standby_feedback = on); then run the backup again"
 )
 
-# A snapshot lists only those that began before the last one that has ended; the others' locks tell
-# of them. A standby knows no locks of its primary, and shows a moment before its own clock's.
-_IN_PROGRESS = """
-CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN GREATEST(
-  (SELECT pg_catalog.count(*) FROM
-     pg_catalog.txid_snapshot_xip(pg_catalog.txid_current_snapshot())),
-  (SELECT pg_catalog.count(DISTINCT l.virtualtransaction) FROM pg_catalog.pg_locks l
-    WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted
-      AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid())) END
+_JUST_NOW_S = 0.002
+_SEEN = """
+CASE WHEN NOT pg_catalog.pg_is_in_recovery()
+     THEN pg_catalog.txid_current_snapshot()::pg_catalog.text END
+"""
+_HOLDING = """
+(SELECT pg_catalog.count(DISTINCT l.virtualtransaction) FROM pg_catalog.pg_locks l
+  WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted
+    AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid())
 """
 
 
@@ -57,8 +57,8 @@ class HeldSnapshot:
 
     :ivar endpoint: the one server that holds it.
     :ivar id: what ``SET TRANSACTION SNAPSHOT`` and ``pg_dump --snapshot`` take.
-    :ivar in_progress: how many transactions that had written were under way when it was taken;
-        None on a standby, which does not know.
+    :ivar in_progress: how many transactions that had written were under way when it was taken, or
+        had ended less than two milliseconds before; None on a standby, which does not know.
     :ivar tables: the tables it shows, each locked against DDL and TRUNCATE (ACCESS SHARE).
     """
 
@@ -181,6 +181,8 @@ def hold_snapshot(
     try:
         connection.autocommit = True
         settle(connection, lock_timeout_s=lock_timeout_s, gentle=True)
+        earlier = connection.execute(f"SELECT {_SEEN}").fetchone()
+        time.sleep(_JUST_NOW_S)
         connection.autocommit = False
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         row = connection.execute(
@@ -188,11 +190,11 @@ def hold_snapshot(
             "CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() "
             "ELSE pg_catalog.pg_current_wal_lsn() END::pg_catalog.text, "
             "pg_catalog.clock_timestamp(), pg_catalog.current_setting('server_encoding'), "
-            + _IN_PROGRESS
+            f"{_SEEN}, {_HOLDING}"
         ).fetchone()
-        if row is None:  # pragma: no cover - a SELECT without FROM gives a row
+        if row is None or earlier is None:  # pragma: no cover - a SELECT without FROM gives a row
             raise AssertionError("no snapshot")
-        identifier, lsn, taken_at, encoding, in_progress = row
+        identifier, lsn, taken_at, encoding, seen, holding = row
         tables = list_tables(connection)
         check_permissions(connection, tables, connection.info.user)
         between()
@@ -208,7 +210,7 @@ def hold_snapshot(
             tables=tuple(tables),
             server_version=connection.info.server_version,
             encoding=encoding,
-            in_progress=in_progress,
+            in_progress=_in_progress(earlier[0], seen, holding),
         )
     except psycopg.errors.LockNotAvailable:
         raise BackupFailed(
@@ -225,6 +227,23 @@ def hold_snapshot(
     finally:
         # A leaked holder would keep vacuum from cleaning the source.
         connection.close()
+
+
+def _in_progress(earlier: str | None, seen: str | None, holding: int) -> int | None:
+    """Return how many transactions were under way, or had just ended.
+
+    A standby knows nothing of its primary's, and shows a moment before its own clock's.
+
+    :param earlier: a txid_snapshot, ``xmin:xmax:xip,…``, of a moment before; ``seen`` one of now.
+        They are equal where no transaction has ended in between.
+    :param holding: how many hold their own number's lock. A txid_snapshot lists only those that
+        began before the last one that has ended.
+    """
+    if earlier is None or seen is None:
+        return None
+    (_, first, before), (_, last, now) = (text.split(":") for text in (earlier, seen))
+    listed = {int(each) for text in (before, now) for each in text.split(",") if each}
+    return max(len(listed | set(range(int(first), int(last)))), holding)
 
 
 def _lock(connection: Connection, tables: list[Relation]) -> None:

@@ -44,15 +44,21 @@ def build_recovery(
         recovery_point_s=settings.recovery_point_minutes * 60,
     )
 
-    @dg.asset_check(
-        asset=key,
-        name=CHECK,
+    @dg.multi_asset_check(
+        name=f"{name}_recovers",
+        specs=[
+            dg.AssetCheckSpec(
+                CHECK,
+                asset=key,
+                description="Recover a temporary clone to a moment that a backup knows, and "
+                "compare.",
+            )
+        ],
         # With the backups of the database: one temporary instance of it at a time.
         pool=f"{name}_backup",
         required_resource_keys=vault.resource_keys,
-        description="Recover a temporary clone to a moment that a backup knows, and compare.",
     )
-    def recovers(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    def recovers(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         with explained(), tempfile.TemporaryDirectory(prefix="resil-") as folder:
             source = CloudSqlSource(config, Path(folder))
             cloud = source.cloner
@@ -66,7 +72,11 @@ def build_recovery(
                 settings=drill_settings,
                 progress=progress_into(context.log),
             )
-        return _result(key, drilled)
+        yield _result(key, drilled)
+        if drilled.left is not None:
+            # What was found counts; what is left costs money, and has to be seen.
+            with explained():
+                raise drilled.left
 
     job = dg.define_asset_job(
         f"{name}_drill",

@@ -19,7 +19,7 @@ import pandas as pd
 import dagster_resil
 from dagster_resil.cloudsql.client import CloudSql, Instance, RecoveryWindow
 from dagster_resil.cloudsql.temporary import temporary_clone
-from dagster_resil.errors import NoVault
+from dagster_resil.errors import CloudSqlError, NoVault, VaultError
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.tables import list_tables
 from dagster_resil.progress import Progress, Step, silent
@@ -67,12 +67,24 @@ class Drilled:
 
     :param receipt: as it is in the vault; None where nothing could be tried.
     :param lag_s: how far behind the newest moment is that can be recovered.
+    :param left: why the temporary instance is left, which costs money; None when it is gone.
     """
 
     check: Check
     window: RecoveryWindow
     lag_s: float
     receipt: Receipt | None = None
+    left: CloudSqlError | None = None
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """What was found in a clone."""
+
+    tables: pd.DataFrame
+    unlogged: frozenset[str]
+    server_version: str
+    clone: str
 
 
 def drill(
@@ -94,7 +106,8 @@ def drill(
     :param owner: who the temporary instance belongs to, a Dagster run's id for example.
     :param connect: returns the way to the database in the clone.
     :param choose: chooses the backup: of those with nothing under way, if there are any.
-    :raises CloudSqlError: the window can't be read, or the clone can't be made or deleted.
+    :raises CloudSqlError: the window can't be read, or the clone can't be made. One that was
+        compared and can't be deleted is in what is returned: its verdict is not lost.
     :raises ResilError: the clone can't be read, or the receipt can't be written.
     """
     settings = settings or DrillSettings()
@@ -128,37 +141,29 @@ def drill(
         )
     # Of a moment at which nothing was under way everything is known.
     manifest = choose([each for each in known if each.snapshot.in_progress == 0] or known)
-    moment = manifest.snapshot.taken_at
+    moment = _moment(manifest)
     seconds: dict[str, float] = {}
+    compared: _Compared | None = None
+    left: CloudSqlError | None = None
     begun = time.monotonic()
     progress(Step(f"recovering {source} to {format_time(moment)}"))
-    with temporary_clone(
-        cloud, source, owner=owner, purpose="drill", moment=moment, project=settings.project
-    ) as clone:
-        seconds["restore"] = time.monotonic() - begun
-        compared_at = time.monotonic()
-        endpoint = connect(clone)
-        unreadable, unlogged = _not_to_compare(endpoint)
-        restored = read_tables(
-            endpoint,
-            form=manifest.expectations.fingerprint,
-            jobs=settings.jobs,
-            leave_out=unreadable | unlogged,
-            progress=progress,
-        )
-        comparison = compare_tables(
-            (table for table in manifest.tables if table.title not in unlogged),
-            restored.tables,
-            moving=restored.moving,
-        )
-        with endpoint.connect(autocommit=True) as connection:
-            server_version = str(connection.info.parameter_status("server_version")).split()[0]
-        seconds["compare"] = time.monotonic() - compared_at
-        deleted_at = time.monotonic()
-        progress(Step(f"deleting {clone.name}"))
-    seconds["delete"] = time.monotonic() - deleted_at
+    try:
+        with temporary_clone(
+            cloud, source, owner=owner, purpose="drill", moment=moment, project=settings.project
+        ) as clone:
+            seconds["restore"] = time.monotonic() - begun
+            compared_at = time.monotonic()
+            compared = _compare(manifest, clone, connect(clone), settings.jobs, progress)
+            deleted_at = time.monotonic()
+            seconds["compare"] = deleted_at - compared_at
+            progress(Step(f"deleting {clone.name}"))
+        seconds["delete"] = time.monotonic() - deleted_at
+    except CloudSqlError as error:
+        if compared is None:
+            raise
+        left = error
     seconds["total"] = time.monotonic() - begun
-    check = _judged(manifest, comparison, seconds["restore"], lag_s, settings)
+    check = _judged(manifest, compared.tables, seconds["restore"], lag_s, settings)
     receipt = Receipt(
         format=FORMAT,
         backup_id=manifest.backup_id,
@@ -170,23 +175,28 @@ def drill(
         rows=manifest.rows,
         bytes=manifest.bytes,
         verified_at=datetime.now(UTC),
-        server_version=server_version,
+        server_version=compared.server_version,
         tools={"dagster_resil": dagster_resil.__version__},
         not_checked=(
             *_NOT_CHECKED,
             *(
                 f"rows of {table}, which is unlogged: no clone has them"
-                for table in sorted(unlogged)
+                for table in sorted(compared.unlogged)
             ),
         ),
-        tables=to_records(comparison),
+        tables=to_records(compared.tables),
         recovered=Recovered(
             instance=f"{instance.project}:{instance.region}:{instance.name}",
             moment=moment,
-            by_way_of=clone.name,
+            by_way_of=compared.clone,
         ),
     )
-    backups.put_drill(receipt)
+    try:
+        backups.put_drill(receipt)
+    except VaultError as error:
+        if left is not None:
+            error.add_note(left.message)
+        raise
     log.info(
         "recovered %s to %s: %s",
         name,
@@ -194,7 +204,39 @@ def drill(
         check.verdict,
         extra={"backup_id": manifest.backup_id, "verdict": str(check.verdict)},
     )
-    return Drilled(check, window, lag_s, receipt)
+    return Drilled(check, window, lag_s, receipt, left)
+
+
+def _moment(manifest: Manifest) -> datetime:
+    """Return the moment to recover to, in whole milliseconds: finer ones may be cut off.
+
+    That is no other state where nothing was under way: a snapshot says so only when no transaction
+    that writes has ended in the two milliseconds before it.
+    """
+    taken_at = manifest.snapshot.taken_at
+    return taken_at.replace(microsecond=taken_at.microsecond // 1000 * 1000)
+
+
+def _compare(
+    manifest: Manifest, clone: Instance, endpoint: Endpoint, jobs: int, progress: Progress
+) -> _Compared:
+    """Compare a clone's tables with what a backup knows of its moment."""
+    unreadable, unlogged = _not_to_compare(endpoint)
+    restored = read_tables(
+        endpoint,
+        form=manifest.expectations.fingerprint,
+        jobs=jobs,
+        leave_out=unreadable | unlogged,
+        progress=progress,
+    )
+    tables = compare_tables(
+        (table for table in manifest.tables if table.title not in unlogged),
+        restored.tables,
+        moving=restored.moving,
+    )
+    with endpoint.connect(autocommit=True) as connection:
+        server_version = str(connection.info.parameter_status("server_version")).split()[0]
+    return _Compared(tables, unlogged, server_version, clone.name)
 
 
 def _is_known(manifest: Manifest, window: RecoveryWindow) -> bool:
@@ -202,7 +244,7 @@ def _is_known(manifest: Manifest, window: RecoveryWindow) -> bool:
     return (
         manifest.engine == "pg_dump"
         and manifest.recovered is None
-        and window.earliest <= manifest.snapshot.taken_at <= window.latest
+        and window.earliest <= _moment(manifest) <= window.latest
     )
 
 
@@ -253,7 +295,8 @@ def _judged(
         why = (
             "the backup was read from a standby, which may have been behind its clock"
             if count is None
-            else f"{count:,} transactions were under way then, which a recovery may have committed"
+            else f"{count:,} transactions were under way or had just ended then, which a recovery "
+            "may have committed or not"
         )
         return Check(
             name=CHECK,
