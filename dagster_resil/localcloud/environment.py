@@ -23,6 +23,7 @@ def environment_of(url: str, keys: Path, account: str) -> dict[str, str]:
         "GOOGLE_CLOUD_PROJECT": PROJECT,
         # Nothing on a laptop answers for Google's own machines.
         "NO_GCE_CHECK": "true",
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_SQL": f"{url}/",
         "CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE": f"{url}/storage/v1/",
         "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE": key,
         "CLOUDSDK_AUTH_TOKEN_HOST": f"{url}/token",

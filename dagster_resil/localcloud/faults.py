@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from dagster_resil.localcloud.protocol import Interrupted, Request, invalid
 
@@ -63,7 +63,8 @@ class Fault(BaseModel):
 
     - operation_slow: it is PENDING for ``pending_s``, and RUNNING for ``seconds`` before it does
       anything.
-    - operation_stuck: it is RUNNING until it is cancelled or the local cloud ends.
+    - operation_stuck: it is RUNNING until it is cancelled, the faults are cleared, or the local
+      cloud ends.
     - operation_failed: it ends with ``code`` and ``message``; ``when`` is before it has done
       anything, or after all of it.
     - export_truncated, export_corrupted: what is exported ends at ``at_byte``, or has a bit of
@@ -105,6 +106,15 @@ class Fault(BaseModel):
     seconds: float = Field(default=0.0, ge=0)
     pending_s: float = Field(default=0.0, ge=0)
     code: str = "INTERNAL_ERROR"
+    _cleared: threading.Event = PrivateAttr(default_factory=threading.Event)
+
+    def is_on(self) -> bool:
+        """Return whether it has not been cleared."""
+        return not self._cleared.is_set()
+
+    def end(self) -> None:
+        """Clear it."""
+        self._cleared.set()
 
     def concerns(self, request: Request) -> bool:
         """Return whether a request is one of those that it is about."""
@@ -147,7 +157,7 @@ class Striking:
             if fault.kind == "operation_slow":
                 wrong |= {"slow_s": fault.seconds, "pending_s": fault.pending_s}
             elif fault.kind == "operation_stuck":
-                wrong["stuck"] = True
+                wrong["stuck"] = fault.is_on
             elif fault.kind == "operation_failed":
                 wrong |= {"failed": fault.when, "code": fault.code, "message": fault.message}
             elif fault.kind in ("export_truncated", "export_corrupted"):
@@ -267,6 +277,8 @@ class Switch:
         """Turn every fault off."""
         with self._lock:
             lasting = any(armed.fault.kind in _LASTING for armed in self._armed)
+            for armed in self._armed:
+                armed.fault.end()
             self._armed.clear()
         if lasting:
             self._tell()

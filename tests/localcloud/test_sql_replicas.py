@@ -29,41 +29,42 @@ def promote(sql: CloudSql, replica: str) -> None:
 def test_a_replica_streams_and_is_promoted(sql: CloudSql) -> None:
     primary = sql.make_recoverable()
     sql.patch(primary, deletionProtectionEnabled=True)
+    replica_name = "a-replica-" + "x" * 70
     sql.execute(primary, "CREATE TABLE t (x int)", "INSERT INTO t VALUES (1)")
-    body = sql.body("a-replica", region="us-east1", masterInstanceName=primary)
+    body = sql.body(replica_name, region="us-east1", masterInstanceName=primary)
     operation = sql.done(sql.instances.insert(project=PROJECT, body=body))
     assert (operation["operationType"], operation["targetId"]) == ("CREATE_REPLICA", primary)
 
-    replica = sql.get("a-replica")
+    replica = sql.get(replica_name)
     assert replica["instanceType"] == "READ_REPLICA_INSTANCE"
     assert replica["masterInstanceName"] == f"{PROJECT}:{primary}"
     assert replica["region"] == "us-east1"
     assert replica["settings"]["deletionProtectionEnabled"] is False
     assert replica["settings"]["backupConfiguration"]["enabled"] is False
-    assert sql.get(primary)["replicaNames"] == ["a-replica"]
+    assert sql.get(primary)["replicaNames"] == [replica_name]
 
     sql.execute(primary, "INSERT INTO t VALUES (2)")
-    eventually(lambda: sql.rows("a-replica", "SELECT max(x) FROM t") == [(2,)], "it lags")
+    eventually(lambda: sql.rows(replica_name, "SELECT max(x) FROM t") == [(2,)], "it lags")
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-        sql.execute("a-replica", "INSERT INTO t VALUES (3)")
+        sql.execute(replica_name, "INSERT INTO t VALUES (3)")
 
-    promote(sql, "a-replica")
-    promoted = sql.get("a-replica")
+    promote(sql, replica_name)
+    promoted = sql.get(replica_name)
     assert "masterInstanceName" not in promoted
     assert promoted["instanceType"] == "CLOUD_SQL_INSTANCE"
     assert "replicaNames" not in sql.get(primary)
     # Two that go their own ways.
-    sql.execute("a-replica", "INSERT INTO t VALUES (30)")
+    sql.execute(replica_name, "INSERT INTO t VALUES (30)")
     sql.execute(primary, "INSERT INTO t VALUES (3)")
-    assert sql.rows("a-replica", "SELECT max(x) FROM t") == [(30,)]
+    assert sql.rows(replica_name, "SELECT max(x) FROM t") == [(30,)]
     assert sql.rows(primary, "SELECT max(x) FROM t") == [(3,)]
     assert sql.rows(primary, "SELECT count(*) FROM pg_replication_slots") == [(0,)]
 
     # It can be recovered from the moment on that this is enabled.
-    sql.patch("a-replica", backupConfiguration=RECOVERABLE)
-    sql.done(sql.clone("a-replica", "again"))
+    sql.patch(replica_name, backupConfiguration=RECOVERABLE)
+    sql.done(sql.clone(replica_name, "again"))
     with pytest.raises(HttpError, match="no read replica"):
-        sql.instances.promoteReplica(project=PROJECT, instance="a-replica").execute()
+        sql.instances.promoteReplica(project=PROJECT, instance=replica_name).execute()
 
 
 def test_a_primary_with_replicas_stays(sql: CloudSql) -> None:

@@ -246,7 +246,8 @@ class Operations:
         faults = running.faults
         if when == "before":
             deadline = time.monotonic() + faults.get("slow_s", 0.0)
-            while faults.get("stuck") or time.monotonic() < deadline:
+            stuck: Callable[[], bool] = faults.get("stuck", lambda: False)
+            while stuck() or time.monotonic() < deadline:
                 running.check()
                 time.sleep(_STEP_S)
         if faults.get("failed") == when:

@@ -20,6 +20,8 @@ from dagster_resil.localcloud.sql.outages import Outages
 from dagster_resil.localcloud.sql.store import Instance, Store
 
 _STREAM_TIMEOUT_S = 30
+_NAME_LENGTH = 63
+"""PostgreSQL cuts an application's name there; an instance's may be longer."""
 _STEP_S = 0.02
 
 
@@ -93,7 +95,7 @@ class Replicas:
             while not connection.execute(
                 "SELECT FROM pg_stat_replication WHERE application_name = %s "
                 "AND state = 'streaming'",
-                [replica.name],
+                [replica.name[:_NAME_LENGTH]],
             ).fetchall():
                 running.check()
                 if time.monotonic() > deadline:
