@@ -15,8 +15,18 @@ from types import FrameType
 import click
 
 from dagster_resil import logs
-from dagster_resil.demo.laptop import CLOUD_VAULT, FOLDER, Laptop, run_laptop, workspace_file
+from dagster_resil.demo.cloudsql import PRIMARY, REPLICA
+from dagster_resil.demo.laptop import (
+    CLOUD_DAYS,
+    CLOUD_VAULT,
+    FOLDER,
+    Laptop,
+    run_laptop,
+    workspace_file,
+)
 from dagster_resil.errors import ConfigurationError, ResilError
+from dagster_resil.localcloud.identities import PROJECT
+from dagster_resil.localcloud.running import REGIONS
 from dagster_resil.process import Child, on_stop
 
 _START_TIMEOUT_S = 90
@@ -70,7 +80,10 @@ def develop(folder: Path, port: int) -> None:
                     f"backups go to {laptop.vault} in the local cloud, {laptop.cloud.url}; to "
                     "look at them with resil or gcloud, in another shell:\n"
                     f"  . {laptop.cloud.environment_file()}\n"
-                    f"  .venv/bin/resil list --vault {laptop.vault}",
+                    f"  .venv/bin/resil list --vault {laptop.vault}\n"
+                    f"cloud_shop and exported_shop are of database shop in the local Cloud SQL: "
+                    f"instance {PROJECT}:{REGIONS[0]}:{PRIMARY}, its replica {REPLICA}, "
+                    f"{CLOUD_DAYS} days to backfill",
                     err=True,
                 )
             while True:
