@@ -308,8 +308,8 @@ def test_a_role_that_can_not_log_in(resil: Cli, database: Endpoint, one_source: 
     said = resil("backup", "--url-env", "DB", DB=url_of(reader))
     assert_clean_failure(said, 4, 'role "reader_five" is not permitted to log in', "\\du")
     # Servers that ask for a password do not tell who is not there; the words of one that trusts:
-    assert "\\du" in _connection_hint('FATAL:  role "x" does not exist')
-    assert "psql -l" in _connection_hint('FATAL:  database "x" does not exist')
+    assert "\\du" in _connection_hint('FATAL:  role "x" does not exist', "")
+    assert "psql -l" in _connection_hint('FATAL:  database "x" does not exist', "")
 
 
 def test_no_right_on_a_sequence_or_a_large_object(

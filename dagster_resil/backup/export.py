@@ -5,8 +5,9 @@ wanted, on a machine of its own, so that the source has no more to do than pg_du
 there it is read once: each file, compressed once more than pg_dump's are, goes into the vault as a
 stock archive's, its rows counted as they pass.
 
-An export has no snapshot that others could read under. So it is made of a clone that nobody writes
-to, or what was written meanwhile is found out and said: see :func:`dagster_resil.backup.take`.
+An export has no snapshot that others could read under. So it is made of a clone, which nobody
+knows of, and what was written meanwhile all the same is found out and said: see
+:func:`dagster_resil.backup.take`.
 """
 
 from __future__ import annotations

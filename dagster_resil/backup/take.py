@@ -498,7 +498,7 @@ def _read(
     toc = data.contents
     return _Taken(
         engine=data.engine,
-        left_out=_left_out(snapshot) if attempt.cloned else (),
+        left_out=_left_out(snapshot, cloned=attempt.cloned, by_us=data.engine == "pg_dump"),
         source=identity,
         snapshot=Snapshot(
             id=snapshot.id,
@@ -527,12 +527,34 @@ def _read(
 _REPORT_HINT = "this should not happen: please report it with the versions of server and pg_dump"
 
 
-def _left_out(snapshot: HeldSnapshot) -> tuple[str, ...]:
-    """Return what a physical copy of a database does not have."""
+_HIDDEN_MAPPINGS = """
+SELECT pg_catalog.count(*) FROM pg_catalog.pg_user_mappings m
+  JOIN pg_catalog.pg_foreign_server s ON s.oid = m.srvid
+ WHERE m.umoptions IS NULL AND pg_catalog.current_setting('is_superuser') = 'off'
+   AND NOT CASE WHEN m.umuser = 0 THEN pg_catalog.pg_has_role(s.srvowner, 'USAGE')
+     ELSE m.usename = CURRENT_USER AND (pg_catalog.pg_has_role(s.srvowner, 'USAGE')
+       OR pg_catalog.has_server_privilege(s.oid, 'USAGE')) END
+"""
+
+
+def _left_out(snapshot: HeldSnapshot, *, cloned: bool, by_us: bool) -> tuple[str, ...]:
+    """Return what the database has, or may have, and the backup has not.
+
+    :param cloned: whether it is a physical copy, without the rows of unlogged tables.
+    :param by_us: whether what our login is not shown is left out.
+    """
+    found = []
     unlogged = [f"{t.schema}.{t.name}" for t in snapshot.tables if t.is_unlogged]
-    if not unlogged:
-        return ()
-    return (f"rows of unlogged tables, which no clone has: {', '.join(unlogged)}",)
+    if cloned and unlogged:
+        found.append(f"rows of unlogged tables, which no clone has: {', '.join(unlogged)}")
+    if by_us:
+        row = snapshot.connection.execute(_HIDDEN_MAPPINGS).fetchone()
+        if row and row[0]:
+            found.append(
+                f"options of user mappings ({row[0]:,}), a password for example, if they have any: "
+                "PostgreSQL shows them to superusers and to the user itself alone"
+            )
+    return tuple(found)
 
 
 def _written_since(snapshot: HeldSnapshot, large_objects: LargeObjects) -> frozenset[int]:
@@ -552,7 +574,8 @@ def _written_since(snapshot: HeldSnapshot, large_objects: LargeObjects) -> froze
             raise BackupFailed(
                 f"large objects of {snapshot.endpoint.describe()} were written to while it was "
                 "exported, so what they have to equal is not known",
-                hint="export a clone that nobody writes to: consistency: clone",
+                hint="export a clone (consistency: clone); where it is one, what writes there by "
+                "itself (pg_cron?) has to stay away from large objects",
             )
     return frozenset(table.oid for table in tables if before[table.oid] != after[table.oid])
 

@@ -21,6 +21,7 @@ def endpoint_of(
     password: str | None = None,
     iam: bool = False,
     server_ca: Path | None = None,
+    login_hint: str = "check the user and the password",
     cloud: CloudSql,
 ) -> Endpoint:
     """Return the address of an instance's database.
@@ -37,6 +38,7 @@ def endpoint_of(
     :param server_ca: a file to make, for whoever owns it alone, with the certificates to verify the
         server by. It has to last for as long as sessions begin; the caller removes it. Not used
         with a local cloud.
+    :param login_hint: what to do where a password is refused.
     :raises ConfigurationError: no file for certificates, or two ways to log in.
     :raises CloudSqlError: the instance can't be reached at all, or there is no token.
     """
@@ -54,6 +56,12 @@ def endpoint_of(
     if iam:
         user = user.removesuffix(_ACCOUNT_SUFFIX)
         password = cloud.login_token()
+        login_hint = (
+            f"is {user} a user of the instance (gcloud sql users list), with "
+            "roles/cloudsql.instanceUser, and cloudsql.iam_authentication on?"
+        )
+        if cloud.is_local:
+            login_hint = "the local cloud has no IAM database authentication: use a password"
     if password is not None:
         register_secret(password)
     parameters = {
@@ -64,7 +72,7 @@ def endpoint_of(
     }
     if not cloud.is_local:
         parameters |= _verified(instance, server_ca, cloud)
-    return Endpoint(parameters, password)
+    return Endpoint(parameters, password, server=f"instance {instance.name}", login_hint=login_hint)
 
 
 def _verified(instance: Instance, server_ca: Path | None, cloud: CloudSql) -> dict[str, str]:

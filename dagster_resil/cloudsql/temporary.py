@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 
 _TURN_S = 600
 """How long a clone that is no longer wanted may go on being made before the janitor has to see to
-it: a worker that is told to end has not much time."""
+it."""
+_LAST_TURN_S = 20
+"""So long for a worker that is told to end: it has not much time before it is killed."""
 
 
 @contextmanager
@@ -55,7 +57,9 @@ def temporary_clone(
     except BaseException as error:
         if isinstance(error, CloudSqlError) and error.reason == "instanceAlreadyExists":
             raise  # before anything was asked for: it is somebody else's
-        turn_s = 0 if isinstance(error, OperationUnfinished) else _TURN_S
+        turn_s = _TURN_S if isinstance(error, Exception) else _LAST_TURN_S
+        if isinstance(error, OperationUnfinished):
+            turn_s = 0
         try:
             _remove(cloud, name, project, turn_s=turn_s)
         except CloudSqlError as left:
@@ -97,6 +101,14 @@ def sweep(
             continue
         try:
             if cloud.is_busy(instance):
+                if age_s > older_than_s:
+                    raise CloudSqlError(
+                        f"temporary instance {instance.name} in project {instance.project} is "
+                        f"{age_s / 3600:,.0f} hours old, and an operation has it still",
+                        hint="see which: gcloud sql operations list "
+                        f"--instance={instance.name} --project={instance.project}",
+                        reason="operationInProgress",
+                    )
                 log.info("temporary instance %s is left: an operation has it", instance.name)
                 continue
             if cloud.owner(instance) is None:

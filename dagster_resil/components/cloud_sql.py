@@ -40,8 +40,8 @@ class Export(dg.Model, dg.Resolvable):
 
     :param landing: the bucket and folder that exports are written to, ``gs://bucket/folder``; not
         the vault. The instance's service account needs to create, list and delete there.
-    :param consistency: "clone" exports a temporary clone that nobody writes to, and compares
-        exactly; "live" exports the instance itself, and what is written meanwhile stays
+    :param consistency: "clone" exports a temporary clone, which nobody knows of, and compares
+        exactly; "live" exports the instance itself. A table that is written to meanwhile stays
         INCONCLUSIVE.
     :param offload: whether Google exports on a machine of its own.
     """
@@ -146,6 +146,35 @@ class CloudSqlDatabase(dg.Model, dg.Resolvable):
             raise ValueError("'read_from' is for 'method: snapshot'")
         return self
 
+    @property
+    def recovers(self) -> bool:
+        """Return whether a past window is backed up by recovering a clone to its end."""
+        return self.point_in_time is not None and self.point_in_time.backfill
+
+    @property
+    def way(self) -> str:
+        """Return what a backup of today is read from, and how."""
+        if self.export is not None:
+            clone = "a temporary clone of " if self.export.consistency == "clone" else ""
+            return f"{clone}{self.instance}, by its export to {self.export.landing}"
+        replica = f"{self.read_from}, a replica of " if self.read_from else ""
+        return f"{replica}{self.instance}, by connections under one snapshot"
+
+
+@dataclass(frozen=True)
+class ToRead:
+    """What a backup is read from, and how: what :func:`take_backup` takes.
+
+    :param instance: the connection name of what is protected.
+    :param cloned: whether it is a temporary copy of that.
+    """
+
+    endpoint: Endpoint
+    method: Method = SnapshotData
+    recovered: Recovered | None = None
+    instance: str | None = None
+    cloned: bool = False
+
 
 @dataclass(frozen=True)
 class CloudSqlSource:
@@ -168,16 +197,6 @@ class CloudSqlSource:
         if found is None:  # pragma: no cover - the model has looked
             raise ConfigurationError(f"{self.config.instance!r} is no connection name")
         return found.groupdict()
-
-    @property
-    def recovers(self) -> bool:
-        """Return whether a past window is backed up by recovering a clone to its end."""
-        return self.config.point_in_time is not None and self.config.point_in_time.backfill
-
-    @property
-    def clones(self) -> bool:
-        """Return whether a live backup is one of a clone."""
-        return self.config.export is not None and self.config.export.consistency == "clone"
 
     def cloud(self, account: str | None) -> CloudSql:
         """Return the API as one of the accounts."""
@@ -212,6 +231,8 @@ class CloudSqlSource:
             password=password,
             iam=config.iam,
             server_ca=self.folder / f"{instance.name}.pem",
+            login_hint=f"check 'user' ({config.user}) and what the variable {config.password_env} "
+            "holds",
             cloud=cloud,
         )
 
@@ -247,12 +268,12 @@ class CloudSqlSource:
         return replica
 
     @contextmanager
-    def live(self, owner: str) -> Iterator[tuple[Endpoint, Method]]:
-        """Yield the way to the database as it is, and how it is to be read."""
+    def live(self, owner: str) -> Iterator[ToRead]:
+        """Yield the database as it is."""
         config = self.config
         if config.export is None:
             cloud = self.reader
-            yield self.connect(cloud, self._read_from(cloud)), SnapshotData
+            yield ToRead(self.connect(cloud, self._read_from(cloud)), instance=config.instance)
             return
         as_who = {"impersonate": config.accounts.backup} if config.accounts.backup else {}
         landing = VaultAddress(config.export.landing, None, cloud_storage=as_who).open()
@@ -263,7 +284,11 @@ class CloudSqlSource:
                 landing=landing,
                 offload=config.export.offload,
             )
-            yield self.connect(cloud, self._instance(cloud)), exporting(cloud, exported)
+            yield ToRead(
+                self.connect(cloud, self._instance(cloud)),
+                exporting(cloud, exported),
+                instance=config.instance,
+            )
             return
         cloner, reader = self.cloner, self.reader
         self._instance(cloner)
@@ -279,11 +304,16 @@ class CloudSqlSource:
                 project=clone.project,
                 offload=config.export.offload,
             )
-            yield self.connect(reader, clone), exporting(reader, exported)
+            yield ToRead(
+                self.connect(reader, clone),
+                exporting(reader, exported),
+                instance=config.instance,
+                cloned=True,
+            )
 
     @contextmanager
-    def past(self, end: datetime, owner: str) -> Iterator[tuple[Endpoint, Recovered]]:
-        """Yield the way to the database as it was just before a moment, and where it came from.
+    def past(self, end: datetime, owner: str) -> Iterator[ToRead]:
+        """Yield the database as it was just before a moment.
 
         :raises ConfigurationError: the moment is outside of the window of recovery.
         """
@@ -310,7 +340,12 @@ class CloudSqlSource:
                 instance=self.config.instance, moment=moment, by_way_of=clone.name
             )
             try:
-                yield self.connect(cloud, clone), recovered
+                yield ToRead(
+                    self.connect(cloud, clone),
+                    recovered=recovered,
+                    instance=self.config.instance,
+                    cloned=True,
+                )
             except (SourceUnreachable, PermissionMissing) as error:
                 raise type(error)(
                     f"in the clone of {self.config.instance} as of {format_time(moment)}: "

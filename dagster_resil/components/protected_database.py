@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -15,7 +14,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from dagster_resil.backup.take import PART_BYTES, BackupSettings, Comparison, take_backup
 from dagster_resil.components.checks import build_checks
-from dagster_resil.components.cloud_sql import CloudSqlDatabase, CloudSqlSource
+from dagster_resil.components.cloud_sql import CloudSqlDatabase, CloudSqlSource, ToRead
 from dagster_resil.components.jobs import build_restore_job, build_verify_job
 from dagster_resil.components.metadata import describe_backup
 from dagster_resil.components.partitions import (
@@ -29,8 +28,8 @@ from dagster_resil.components.partitions import (
 from dagster_resil.components.recovery import build_recovery
 from dagster_resil.components.running import explained, progress_into
 from dagster_resil.components.sources import VaultAddress, endpoint_from, variable_name
-from dagster_resil.postgres.connection import Endpoint
-from dagster_resil.vault.model import NAME_PATTERN
+from dagster_resil.errors import CloudSqlError
+from dagster_resil.vault.model import NAME_PATTERN, Manifest, Partition
 from dagster_resil.verify.prove import VerifySettings
 
 
@@ -250,62 +249,73 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
             group_name=self.group,
             owners=self.owners,
             tags=self.tags,
-            kinds={"postgres"},
+            kinds={"postgres", "googlecloud"} if self.cloud_sql else {"postgres"},
             # One backup of a database at a time: two would only slow each other down.
             pool=f"{self.name}_backup",
             required_resource_keys=vault.resource_keys,
-            description=f"A backup of the database {self.name}, proved by restoring it.",
+            description=f"A backup of the database {self.name}, proved by restoring it."
+            + (
+                f"\n\nDatabase {self.cloud_sql.database} is read from {self.cloud_sql.way}."
+                if self.cloud_sql
+                else ""
+            ),
         )
         def backup(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
             key = context.partition_key
-            with explained(), self._source() as source:
-                take = partial(
-                    take_backup,
-                    vault=vault.open(context.resources),
-                    name=self.name,
-                    settings=BackupSettings(
-                        jobs=self.jobs,
-                        grace_s=grace_s,
-                        compare=self.compare,
-                        part_bytes=self.part_mb << 20,
-                    ),
-                    progress=progress_into(context.log),
+            with explained():
+                past = None
+                if self.cloud_sql and self.cloud_sql.recovers:
+                    past = past_partition(partitions, key, grace_s=grace_s)
+                partition = past or live_partition(partitions, key, grace_s=grace_s)
+                settings = BackupSettings(
+                    jobs=self.jobs,
+                    grace_s=grace_s,
+                    compare=self.compare,
+                    part_bytes=self.part_mb << 20,
                 )
-                past = past_partition(partitions, key, grace_s=grace_s)
-                if past and isinstance(source, CloudSqlSource) and source.recovers:
-                    with source.past(past.end, context.run.run_id) as (endpoint, recovered):
-                        manifest = take(
-                            endpoint,
-                            partition=past,
-                            recovered=recovered,
-                            instance=recovered.instance,
-                            cloned=True,
+                store = vault.open(context.resources)
+                taken: Manifest | None = None
+                try:
+                    with self._reading(past, context.run.run_id) as read:
+                        taken = take_backup(
+                            read.endpoint,
+                            store,
+                            name=self.name,
+                            partition=partition,
+                            settings=settings,
+                            progress=progress_into(context.log),
+                            method=read.method,
+                            recovered=read.recovered,
+                            instance=read.instance,
+                            cloned=read.cloned,
                         )
-                else:
-                    partition = live_partition(partitions, key, grace_s=grace_s)
-                    if isinstance(source, CloudSqlSource):
-                        with source.live(context.run.run_id) as (endpoint, method):
-                            manifest = take(
-                                endpoint,
-                                partition=partition,
-                                method=method,
-                                instance=source.config.instance,
-                                cloned=source.clones,
-                            )
-                    else:
-                        manifest = take(source, partition=partition)
-            return dg.MaterializeResult(metadata=describe_backup(manifest))
+                except CloudSqlError as error:
+                    if taken is not None:  # but its temporary instance is left
+                        error.add_note(
+                            f"backup {taken.backup_id} was taken and is whole: the job "
+                            f"{self.name}_verify proves it"
+                        )
+                    raise
+            metadata = describe_backup(taken)
+            if self.cloud_sql and taken.recovered is None:
+                metadata["read_from"] = dg.MetadataValue.text(self.cloud_sql.way)
+            return dg.MaterializeResult(metadata=metadata)
 
         return backup
 
     @contextmanager
-    def _source(self) -> Iterator[Endpoint | CloudSqlSource]:
-        """Yield where the database is."""
+    def _reading(self, past: Partition | None, owner: str) -> Iterator[ToRead]:
+        """Yield what a backup is read from.
+
+        :param past: the partition of which a past state is recovered; None for the state of now.
+        """
         if self.connection is not None:
-            yield endpoint_from(self.connection.url_env, self.connection.password_env)
+            yield ToRead(endpoint_from(self.connection.url_env, self.connection.password_env))
         elif self.cloud_sql is not None:
             with tempfile.TemporaryDirectory(prefix="resil-") as folder:
-                yield CloudSqlSource(self.cloud_sql, Path(folder))
+                source = CloudSqlSource(self.cloud_sql, Path(folder))
+                with source.past(past.end, owner) if past else source.live(owner) as read:
+                    yield read
 
     def _schedule(
         self, partitions: dg.TimeWindowPartitionsDefinition, cron: str, timezone: str

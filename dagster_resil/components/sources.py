@@ -18,7 +18,11 @@ def endpoint_from(variable: str, password_variable: str | None = None) -> Endpoi
 
     :raises ConfigurationError: the variable is not set, or holds no such URL.
     """
-    endpoint = Endpoint.parse(value_of(variable))
+    endpoint = replace(
+        Endpoint.parse(value_of(variable)),
+        login_hint="check the user and the password in the variable "
+        f"{password_variable or variable}",
+    )
     if password_variable:
         endpoint = replace(endpoint, password=value_of(password_variable))
     if endpoint.password:

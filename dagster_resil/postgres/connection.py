@@ -50,12 +50,16 @@ class Endpoint:
         libpq finds it in PGPASSWORD, the passfile or the service file.
     :param password_in_url: whether it was typed in the URL, which deserves a warning.
     :param private: a server of our own: nothing of the environment's PG* belongs to it.
+    :param server: what its server is called, for messages: "instance orders".
+    :param login_hint: what to do where the login is refused.
     """
 
     parameters: Mapping[str, str]
     password: str | None = field(default=None, repr=False)
     password_in_url: bool = False
     private: bool = False
+    server: str = ""
+    login_hint: str = "check the user and PGPASSWORD (or the passfile, or --url-env VARIABLE)"
 
     @classmethod
     def parse(cls, url: str, *, env: Mapping[str, str] | None = None) -> Endpoint:
@@ -161,11 +165,12 @@ class Endpoint:
         except psycopg.Error as error:
             text = _without_secrets(str(error).strip(), self.password or "")
             raise SourceUnreachable(
-                f"can't connect to {self.describe()}: {text}", hint=_connection_hint(text)
+                f"can't connect to {self.describe()}: {text}",
+                hint=_connection_hint(text, self.login_hint),
             ) from None
 
     def describe(self) -> str:
-        """Return ``host:port/name`` for messages; it holds no secret."""
+        """Return ``host:port/name`` for messages, with its server's name; it holds no secret."""
         service = self.parameters.get("service")
         host = self.parameters.get("host") or os.environ.get("PGHOST") or "localhost"
         port = self.parameters.get("port") or os.environ.get("PGPORT") or "5432"
@@ -175,6 +180,8 @@ class Endpoint:
             if service and "host" not in self.parameters
             else (f"{host}:{port}")
         )
+        if self.server:
+            return f"{name} of {self.server} ({place})"
         return f"{place}/{name}"
 
     def child_arguments(self) -> list[str]:
@@ -226,14 +233,15 @@ def _without_secrets(message: str, *sources: str) -> str:
     return message
 
 
-def _connection_hint(message: str) -> str:
+def _connection_hint(message: str, login: str) -> str:
     lower = message.lower()
     for sign, hint in (
         ("could not translate host name", "check the host's name, or your DNS"),
         ("failed to resolve host", "check the host's name, or your DNS"),
         ("name or service not known", "check the host's name, or your DNS"),
-        ("no password supplied", "set PGPASSWORD, use a passfile, or --url-env VARIABLE"),
-        ("password authentication failed", "check the user and PGPASSWORD (or the passfile)"),
+        ("no password supplied", login),
+        ("password authentication failed", login),
+        ("iam principal", login),
         (' role "', "list the roles there with: psql -c '\\du'"),
         ("does not exist", "list what there is with: psql -l"),
         ("connection refused", "is the server running there, and listening on that port?"),

@@ -53,6 +53,8 @@ def test_the_local_cloud_is_reached_plainly(
     with pytest.raises(SourceUnreachable) as refused:
         wrong.connect()
     assert "not-the-secret" not in str(refused.value)
+    assert f"can't connect to shop of instance {SOURCE} (127.0.0.1:" in refused.value.message
+    assert refused.value.hint == "check the user and the password"
     assert "not-the-secret" not in redact("it is not-the-secret")
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     with endpoint_of(instance, database="shop", user="postgres", cloud=client).connect():
@@ -74,6 +76,9 @@ def test_an_access_token_is_the_password(sql: Google) -> None:
     assert token.startswith("ya29.")
     assert token not in repr(endpoint)
     assert token not in redact(f"the token {token}")
+    with pytest.raises(SourceUnreachable) as refused:
+        endpoint.connect()
+    assert "the local cloud has no IAM database authentication" in refused.value.hint
     with pytest.raises(ConfigurationError, match="not both"):
         endpoint_of(
             cloud.instance(SOURCE), database="x", user="x", password="y", iam=True, cloud=cloud

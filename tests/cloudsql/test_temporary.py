@@ -146,8 +146,12 @@ def test_a_clone_that_is_stuck_is_left_to_the_janitor(sql: Google) -> None:
     (left,) = [each for each in names(sql) if each != SOURCE]
     assert note.startswith(f"temporary instance {left} in project local is left: ")
     patient = connected(sql)
-    # Not while an operation has it, nor while it is new.
-    assert sweep(patient, alive=dead, older_than_s=0) == []
+    # Not while an operation has it, which is told where it has lasted for too long, nor while it
+    # is new.
+    assert sweep(patient, alive=dead, older_than_s=3600) == []
+    with pytest.raises(CloudSqlError, match=f"{left} .* and an operation has it still") as stuck:
+        sweep(patient, alive=dead, older_than_s=0)
+    assert f"gcloud sql operations list --instance={left}" in stuck.value.hint
     settle(sql)
     assert sweep(patient, alive=dead, older_than_s=3600) == []
     assert sweep(patient, alive=dead, older_than_s=0) == [left]

@@ -29,7 +29,6 @@ from urllib.parse import quote
 
 import dagster as dg
 import pytest
-from psycopg import sql
 
 from dagster_resil.backup.take import BackupSettings
 from dagster_resil.cloudsql import ownership
@@ -222,45 +221,33 @@ def test_the_source_is_killed_while_it_is_read(project: CloudProject) -> None:
     refused(project, result, project.database, "127.0.0.1")
 
 
-def test_the_source_is_killed_while_it_is_exported(project: CloudProject) -> None:
-    allow_landing(project, SOURCE)
-    sql = project.sql
-    sql.cloud.fault("operation_slow", method="sql.instances.export", seconds=0.5)
+def killed_during(
+    project: CloudProject, kind: str, config: dict[str, Any]
+) -> dg.ExecuteInProcessResult:
+    """Kill the source's server while an operation runs."""
+    method = f"sql.instances.{kind.lower()}"
+    project.sql.cloud.fault("operation_slow", method=method, seconds=0.5)
 
     def work() -> None:
-        until_running(sql, "EXPORT")
-        kill(sql)
+        until_running(project.sql, kind)
+        kill(project.sql)
 
     with meanwhile(work):
-        result = project.materialize(**live(project))
-    refused(project, result)
+        return project.materialize(**config)
+
+
+def test_the_source_is_killed_while_it_is_exported(project: CloudProject) -> None:
+    allow_landing(project, SOURCE)
+    refused(project, killed_during(project, "EXPORT", live(project)))
 
 
 def test_the_source_is_killed_while_it_is_cloned(project: CloudProject) -> None:
-    sql = project.sql
-    sql.cloud.fault("operation_slow", method="sql.instances.clone", seconds=0.5)
-
-    def work() -> None:
-        until_running(sql, "CLONE")
-        kill(sql)
-
-    with meanwhile(work):
-        result = project.materialize(**cloned(project))
-    refused(project, result, f"clone instance {SOURCE}")
+    refused(project, killed_during(project, "CLONE", cloned(project)), f"clone instance {SOURCE}")
 
 
 def test_the_source_is_killed_once_it_is_cloned(project: CloudProject) -> None:
     """The clone is all that the backup needs."""
-    sql = project.sql
-    sql.cloud.fault("operation_slow", method="sql.instances.export", seconds=0.5)
-
-    def work() -> None:
-        until_running(sql, "EXPORT")
-        kill(sql)
-
-    with meanwhile(work):
-        result = project.materialize(**cloned(project))
-    proved(project, result)
+    proved(project, killed_during(project, "EXPORT", cloned(project)))
 
 
 # -- operations that fail, hang, or are not answered
@@ -647,6 +634,35 @@ def test_a_drill_whose_clone_can_not_be_read(
     clean(project)
 
 
+def test_what_was_found_counts_where_the_clone_can_not_be_deleted(project: CloudProject) -> None:
+    """The run fails, because what is left costs money; the verdict is not lost."""
+    taken = project.materialize()
+    assert taken.success, failure(taken)
+    project.sql.cloud.fault("denied", method="sql.instances.delete")
+    result = project.run("app_drill", project.defs())
+    assert not result.success
+    [left] = project.temporary()
+    said = failure(result)
+    assert f"temporary instance {left} in project scratch is left" in said
+    assert "grant cloudsql.instances.delete on project scratch" in said
+    assert project.drilled().passed
+    assert left in project.drilled().metadata["left"].value
+    [receipt] = project.backups().vault.names("app/drills/")
+    assert json.loads(project.backups().vault.read(receipt))["verdict"] == "PASS"
+
+    result = project.materialize(**cloned(project))
+    assert not result.success
+    said = failure(result)
+    [second] = set(project.temporary()) - {left}
+    newest = project.newest()
+    assert f"temporary instance {second} in project scratch is left" in said
+    assert f"also: backup {newest.backup_id} was taken and is whole: the job app_verify" in said
+
+    project.sql.cloud.mend()
+    assert sweep(project).startswith("removed ")
+    clean(project)
+
+
 # -- who may do what
 
 
@@ -779,7 +795,10 @@ def during_export(project: CloudProject, work: Callable[[], None]) -> dg.Execute
 def test_a_table_is_truncated_while_it_is_exported(
     project: CloudProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has to wait for us, the export would have to wait for it, and we for the export."""
+    """It has to wait for us, the export would have to wait for it, and we for the export.
+
+    So does our own dump of the definitions: whichever has waited for too long first says so.
+    """
     monkeypatch.setattr(
         protected_database, "BackupSettings", partial(BackupSettings, lock_timeout_s=0.5)
     )
@@ -787,7 +806,8 @@ def test_a_table_is_truncated_while_it_is_exported(
     result = during_export(
         project, lambda: project.sql.execute(SOURCE, "TRUNCATE item", database=project.database)
     )
-    refused(project, result, "waited for 0.5 s to lock table public.item", project.database)
+    said = refused(project, result, project.database, "public.item", "TRUNCATE")
+    assert re.search("waited for (0.5 s|too long) to lock", said)
     assert time.monotonic() - begun < _SOON_S
     query = "SELECT count(*) FROM item"
     assert project.sql.rows(SOURCE, query, database=project.database) == [(0,)]
@@ -861,6 +881,11 @@ def test_a_hostile_database_by_an_export_of_a_clone(project: CloudProject) -> No
     [receipt] = project.vault.glob("app/receipts/*/*.json")
     assert "public.passing" in " ".join(json.loads(receipt.read_text())["not_checked"])
 
+    # What no login but a superuser is shown is not in a backup of ours, and is told.
+    proved(project, project.materialize())
+    [left_out] = project.newest().left_out
+    assert "options of user mappings (3)" in left_out
+
 
 def _load_hostile(project: CloudProject) -> None:
     """Load the demo's hostile database; that takes a superuser, which ``postgres`` is not."""
@@ -876,14 +901,6 @@ def _load_hostile(project: CloudProject) -> None:
     )
     load(endpoint, client_for(cloud_sql.major), "hostile")
     with endpoint.connect(autocommit=True) as connection:
-        # Whoever is no superuser does not see their options, which an export has.
-        for server, user in connection.execute(
-            "SELECT srvname, usename FROM pg_user_mappings"
-        ).fetchall():
-            who = sql.SQL("PUBLIC") if user == "public" else sql.Identifier(user)
-            connection.execute(
-                sql.SQL("DROP USER MAPPING FOR {} SERVER {}").format(who, sql.Identifier(server))
-            )
         connection.execute("GRANT pg_read_all_data TO postgres")
         connection.execute("ALTER ROLE postgres BYPASSRLS")
         for (number,) in connection.execute("SELECT oid FROM pg_largeobject_metadata").fetchall():
