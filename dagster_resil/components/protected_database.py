@@ -10,12 +10,13 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import dagster as dg
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dagster_resil.backup.take import PART_BYTES, BackupSettings, Comparison, take_backup
 from dagster_resil.components.checks import build_checks
 from dagster_resil.components.cloud_sql import CloudSqlDatabase, CloudSqlSource, ToRead
 from dagster_resil.components.jobs import build_restore_job, build_verify_job
+from dagster_resil.components.literals import reading, refuse_literals
 from dagster_resil.components.metadata import describe_backup
 from dagster_resil.components.partitions import (
     CRONS,
@@ -50,12 +51,7 @@ class Connection(dg.Model, dg.Resolvable):
     @classmethod
     def _no_literals(cls, data: Any) -> Any:
         if isinstance(data, dict):
-            for key in ("url", "password", "dsn", "uri"):
-                if key in data:
-                    raise ValueError(
-                        f"'{key}' does not belong in a file: put it into an environment variable "
-                        f"and give the variable's name as '{key}_env'"
-                    )
+            refuse_literals(data)
         return data
 
     @field_validator("url_env", "password_env")
@@ -147,6 +143,11 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
+
+    @classmethod
+    def model(cls) -> type[BaseModel]:
+        """Return what reads it from YAML."""
+        return reading(super().model())
 
     name: str
     connection: Connection | None = None

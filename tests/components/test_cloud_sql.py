@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -287,3 +288,29 @@ def test_a_secret_for_a_name_is_not_repeated(
     assert not result.success
     assert "is not set where Dagster runs this" in failure(result)
     assert "hunter2" not in failure(result)
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("connection: {url: 'postgresql://u:hunter2@h/x'}", "'url' does not belong in a file"),
+        ("connection: {url_env: X, password: hunter2}", "as 'password_env'"),
+        ("connection: {url_evn: hunter2}", "Extra inputs are not permitted"),
+        ("connection: {url_env: 'hunter2@'}", "NAME of an environment variable"),
+        ("cloud_sql: {instance: 'p:r:i', database: x, password: hunter2}", "'password_env'"),
+        ("cloud_sql: {instance: 'p:r:i', database: x, pasword: hunter2}", "cloud_sql"),
+        (
+            "cloud_sql: {instance: 'p:r:i', database: x, password_env: 'hunter2@'}",
+            "NAME of an environment variable",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # parse_obj_as, of Dagster
+def test_a_secret_in_yaml_is_not_repeated(typed: str, words: str) -> None:
+    """Dagster quotes what it was given in its errors, which its pages and logs show."""
+    text = f"name: app\nvault: {{url: 'gs://bucket'}}\n{typed}\n"
+    with pytest.raises(Exception, match=r".") as raised:
+        ProtectedDatabase.resolve_from_yaml(text)
+    said = "".join(traceback.format_exception(raised.value))
+    assert words in said
+    assert "hunter2" not in said
