@@ -67,6 +67,33 @@ _ENVIRONMENT = re.compile(
 HARMLESS = 'unrecognized configuration parameter "transaction_timeout"'
 
 
+# A server's messages quote rows, and pg_restore's the statement, where a password may stand.
+_QUOTED_ROW = re.compile(r"^(CONTEXT: [^\n]*?): \".*", re.MULTILINE | re.DOTALL)
+_QUOTED_KEY = re.compile(
+    r"^(DETAIL: [^\n]*?(?:=|contains ))\(.*?\)(?=[^)\n]*(?:\n[A-Z][A-Za-z ]+: |\Z))",
+    re.MULTILINE | re.DOTALL,
+)
+_QUOTED_STATEMENT = re.compile(r"^Command was: ([^\n]*).*", re.MULTILINE | re.DOTALL)
+_SECRETIVE = re.compile(r"USER MAPPING|SUBSCRIPTION|\bSERVER\b|PASSWORD", re.IGNORECASE)
+
+
+def without_values(message: str) -> str:
+    """Return a message of PostgreSQL's or of its programs without what it quotes of the data.
+
+    Of a statement the first line is left, and nothing where it may have a password.
+    """
+    message = _QUOTED_ROW.sub(r"\1", message)
+    message = _QUOTED_KEY.sub(r"\1(…)", message)
+
+    def shortened(found: re.Match[str]) -> str:
+        words = found[1]
+        return "Command was: " + (
+            " ".join(words.split()[:3]) + " …" if _SECRETIVE.search(words) else words
+        )
+
+    return _QUOTED_STATEMENT.sub(shortened, message)
+
+
 @dataclass(frozen=True)
 class Loaded:
     """How loading ended.
@@ -89,7 +116,7 @@ class Loaded:
 def _judge(done: Completed) -> Loaded:
     pieces = re.split(r"^(?=pg_restore: |psql:|psql: )", done.stderr, flags=re.MULTILINE)
     errors = [
-        piece.strip()
+        without_values(piece.strip())
         for piece in pieces
         if re.match(r"(pg_restore|psql)[^\n]*?(error|ERROR|FATAL|fatal|PANIC)\b", piece)
         and HARMLESS not in piece
@@ -217,7 +244,8 @@ class RowLoader(Crew):
                 if not self.stopping.is_set():
                     with self._lock:
                         self.errors.append(
-                            f"{'.'.join(part.table)} ({part.part}): {str(error).strip()}"
+                            f"{'.'.join(part.table)} ({part.part}): "
+                            + without_values(str(error).strip())
                         )
                 self.stopping.set()
 

@@ -14,7 +14,7 @@ from dagster_resil.backup.reader import compressed
 from dagster_resil.errors import ObjectDamaged
 from dagster_resil.postgres import load
 from dagster_resil.postgres.connection import Endpoint
-from dagster_resil.postgres.load import END_OF_DATA, RowLoader, Rows, inflated
+from dagster_resil.postgres.load import END_OF_DATA, RowLoader, Rows, inflated, without_values
 from dagster_resil.process import Completed
 from tests.conftest import Source
 
@@ -178,3 +178,39 @@ def test_no_row_gets_into_a_log_by_way_of_psycopg(
     with pytest.raises(ObjectDamaged):
         copy_until_something_else_fails()
     assert "somebody" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("message", "left"),
+    [
+        (
+            'ERROR:  invalid input\nCONTEXT:  COPY t, line 3, column c: "s3cr3t\nCommand was: x"',
+            "ERROR:  invalid input\nCONTEXT:  COPY t, line 3, column c",
+        ),
+        (
+            "ERROR:  duplicate key\nDETAIL:  Key (a, b)=(s3cr3t, (s3)) already exists.\n"
+            "CONTEXT:  COPY t, line 2",
+            "ERROR:  duplicate key\nDETAIL:  Key (a, b)=(…) already exists.\nCONTEXT:  COPY t, line 2",
+        ),
+        (
+            "ERROR:  null value\nDETAIL:  Failing row contains (1, s3\ncr3t).",
+            "ERROR:  null value\nDETAIL:  Failing row contains (…).",
+        ),
+        (
+            "pg_restore: error: ERROR:  no server\nCommand was: CREATE USER MAPPING FOR x SERVER y "
+            "OPTIONS (\n    password 's3cr3t'\n);",
+            "pg_restore: error: ERROR:  no server\nCommand was: CREATE USER MAPPING …",
+        ),
+        (
+            "error: ERROR:  no\nCommand was: CREATE SUBSCRIPTION s CONNECTION 'password=s3cr3t'",
+            "error: ERROR:  no\nCommand was: CREATE SUBSCRIPTION s …",
+        ),
+        (
+            "error: ERROR:  no\nCommand was: CREATE TABLE x (\n  y int DEFAULT 's3cr3t'\n);",
+            "error: ERROR:  no\nCommand was: CREATE TABLE x (",
+        ),
+        ("ERROR:  no table\nDETAIL:  It is gone.", "ERROR:  no table\nDETAIL:  It is gone."),
+    ],
+)
+def test_no_row_and_no_password_is_told(message: str, left: str) -> None:
+    assert without_values(message) == left
