@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -17,6 +19,8 @@ from dagster_resil.errors import BackupFailed, SnapshotLost
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.session import settle
 from dagster_resil.postgres.tables import Relation, list_tables
+
+log = logging.getLogger(__name__)
 
 _PULSE_S = 5.0
 """How often the holder's connection is tried. Only its loss ends a backup early; a lost holder
@@ -36,14 +40,23 @@ _LOST_HINT = (
 )
 
 _JUST_NOW_S = 0.002
+_BEHIND_S = 60
 _SEEN = """
 CASE WHEN NOT pg_catalog.pg_is_in_recovery()
      THEN pg_catalog.txid_current_snapshot()::pg_catalog.text END
 """
 _HOLDING = """
-(SELECT pg_catalog.count(DISTINCT l.virtualtransaction) FROM pg_catalog.pg_locks l
-  WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted
-    AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid())
+SELECT pg_catalog.count(DISTINCT l.virtualtransaction) FROM pg_catalog.pg_locks l
+ WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted
+   AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()
+"""
+# A standby that has replayed all that it has received, and receives, shows what its primary does.
+# Whatever else it shows was so when the last transaction was committed that it has replayed.
+_MOMENT = """
+SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() OR
+  (EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver WHERE pid IS NOT NULL)
+   AND pg_catalog.pg_last_wal_receive_lsn() <= pg_catalog.pg_last_wal_replay_lsn())
+  THEN pg_catalog.clock_timestamp() ELSE pg_catalog.pg_last_xact_replay_timestamp() END
 """
 
 
@@ -57,8 +70,10 @@ class HeldSnapshot:
 
     :ivar endpoint: the one server that holds it.
     :ivar id: what ``SET TRANSACTION SNAPSHOT`` and ``pg_dump --snapshot`` take.
-    :ivar in_progress: how many transactions that had written were under way when it was taken, or
-        had ended less than two milliseconds before; None on a standby, which does not know.
+    :ivar taken_at: the moment that it shows, in whole milliseconds: of a standby that is behind,
+        when the last transaction was committed that it has replayed.
+    :ivar in_progress: how many transactions that had written were under way at that moment, or have
+        ended about then; None on a standby, which does not know.
     :ivar tables: the tables it shows, each locked against DDL and TRUNCATE (ACCESS SHARE).
     """
 
@@ -181,20 +196,24 @@ def hold_snapshot(
     try:
         connection.autocommit = True
         settle(connection, lock_timeout_s=lock_timeout_s, gentle=True)
-        earlier = connection.execute(f"SELECT {_SEEN}").fetchone()
+        # A recovery to a moment has what was committed up to then, a snapshot what had ended when
+        # it was taken. They are the same where nothing has ended between two looks round that
+        # moment, and nobody was about to.
+        taken_at = _moment(connection, endpoint)
+        earlier = _one(connection, f"SELECT {_SEEN}")
         time.sleep(_JUST_NOW_S)
+        holding = _one(connection, _HOLDING)
         connection.autocommit = False
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         row = connection.execute(
             "SELECT pg_catalog.pg_export_snapshot(), "
             "CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() "
             "ELSE pg_catalog.pg_current_wal_lsn() END::pg_catalog.text, "
-            "pg_catalog.clock_timestamp(), pg_catalog.current_setting('server_encoding'), "
-            f"{_SEEN}, {_HOLDING}"
+            f"pg_catalog.current_setting('server_encoding'), {_SEEN}"
         ).fetchone()
-        if row is None or earlier is None:  # pragma: no cover - a SELECT without FROM gives a row
+        if row is None:  # pragma: no cover - a SELECT without FROM gives a row
             raise AssertionError("no snapshot")
-        identifier, lsn, taken_at, encoding, seen, holding = row
+        identifier, lsn, encoding, seen = row
         tables = list_tables(connection)
         check_permissions(connection, tables, connection.info.user)
         between()
@@ -210,7 +229,7 @@ def hold_snapshot(
             tables=tuple(tables),
             server_version=connection.info.server_version,
             encoding=encoding,
-            in_progress=_in_progress(earlier[0], seen, holding),
+            in_progress=_in_progress(earlier, seen, holding),
         )
     except psycopg.errors.LockNotAvailable:
         raise BackupFailed(
@@ -227,6 +246,29 @@ def hold_snapshot(
     finally:
         # A leaked holder would keep vacuum from cleaning the source.
         connection.close()
+
+
+def _one(connection: Connection, query: str) -> Any:
+    row = connection.execute(query).fetchone()
+    return None if row is None else row[0]
+
+
+def _moment(connection: Connection, endpoint: Endpoint) -> datetime:
+    """Return the moment that a snapshot taken soon shows, up to the next whole millisecond.
+
+    :raises BackupFailed: nothing tells.
+    """
+    moment: datetime | None = _one(connection, _MOMENT)
+    if moment is None:
+        raise BackupFailed(
+            f"nothing tells which moment the standby {endpoint.describe()} shows: it receives no "
+            "WAL, and has replayed no transaction since it was started",
+            hint="is its primary reachable from there? or back up the primary",
+        )
+    behind_s = (datetime.now(UTC) - moment).total_seconds()
+    if behind_s > _BEHIND_S:
+        log.warning("%s shows its primary as it was %.0f s ago", endpoint.describe(), behind_s)
+    return moment + timedelta(microseconds=-moment.microsecond % 1000)
 
 
 def _in_progress(earlier: str | None, seen: str | None, holding: int) -> int | None:

@@ -312,8 +312,8 @@ def _placed(partition: Partition | None, taken_at: datetime, grace_s: float) -> 
         raise BackupFailed(
             f"the snapshot's time, {format_time(taken_at)}, is not in partition "
             f"{partition.key} ({format_time(partition.start)} to {format_time(partition.end)})",
-            hint="is the database server's clock right? a live backup belongs to the window "
-            "that is open",
+            hint="is the database server's clock right? is a replica behind its primary? a live "
+            "backup belongs to the window that is open",
         )
     return partition.model_copy(update={"late": taken_at >= partition.end})
 
@@ -498,7 +498,7 @@ def _read(
     toc = data.contents
     return _Taken(
         engine=data.engine,
-        left_out=_left_out(snapshot, cloned=attempt.cloned, by_us=data.engine == "pg_dump"),
+        left_out=_left_out(snapshot, toc, cloned=attempt.cloned, by_us=data.engine == "pg_dump"),
         source=identity,
         snapshot=Snapshot(
             id=snapshot.id,
@@ -527,6 +527,7 @@ def _read(
 _REPORT_HINT = "this should not happen: please report it with the versions of server and pg_dump"
 
 
+# What a login that is no superuser is not shown, as PostgreSQL decides it.
 _HIDDEN_MAPPINGS = """
 SELECT pg_catalog.count(*) FROM pg_catalog.pg_user_mappings m
   JOIN pg_catalog.pg_foreign_server s ON s.oid = m.srvid
@@ -535,26 +536,41 @@ SELECT pg_catalog.count(*) FROM pg_catalog.pg_user_mappings m
      ELSE m.usename = CURRENT_USER AND (pg_catalog.pg_has_role(s.srvowner, 'USAGE')
        OR pg_catalog.has_server_privilege(s.oid, 'USAGE')) END
 """
+_HIDDEN_SUBSCRIPTIONS = """
+SELECT pg_catalog.count(subname) FROM pg_catalog.pg_subscription
+ WHERE pg_catalog.current_setting('is_superuser') = 'off' AND subdbid =
+   (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+"""
 
 
-def _left_out(snapshot: HeldSnapshot, *, cloned: bool, by_us: bool) -> tuple[str, ...]:
-    """Return what the database has, or may have, and the backup has not.
+def _left_out(
+    snapshot: HeldSnapshot, toc: TableOfContents, *, cloned: bool, by_us: bool
+) -> tuple[str, ...]:
+    """Return what the database has, or may have, and the backup has not, or has unseen.
 
+    :param toc: the archive's table of contents.
     :param cloned: whether it is a physical copy, without the rows of unlogged tables.
-    :param by_us: whether what our login is not shown is left out.
+    :param by_us: whether what our login is not shown is not in the archive either.
     """
     found = []
     unlogged = [f"{t.schema}.{t.name}" for t in snapshot.tables if t.is_unlogged]
     if cloned and unlogged:
         found.append(f"rows of unlogged tables, which no clone has: {', '.join(unlogged)}")
-    if by_us:
-        row = snapshot.connection.execute(_HIDDEN_MAPPINGS).fetchone()
-        if row and row[0]:
-            found.append(
-                f"options of user mappings ({row[0]:,}), a password for example, if they have any: "
-                "PostgreSQL shows them to superusers and to the user itself alone"
-            )
+    if count := _count(snapshot, _HIDDEN_MAPPINGS):
+        found.append(
+            f"options of user mappings ({count:,}), a password for example, if they have any: "
+            "PostgreSQL shows them to superusers and to the user itself alone"
+            + ("" if by_us else "; the export may have them")
+        )
+    count = _count(snapshot, _HIDDEN_SUBSCRIPTIONS) - len(list(toc.of_kind("SUBSCRIPTION")))
+    if count > 0:
+        found.append(f"subscriptions ({count:,}): PostgreSQL shows them to superusers alone")
     return tuple(found)
+
+
+def _count(snapshot: HeldSnapshot, query: str) -> int:
+    row = snapshot.connection.execute(query).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _written_since(snapshot: HeldSnapshot, large_objects: LargeObjects) -> frozenset[int]:

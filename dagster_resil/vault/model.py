@@ -81,9 +81,10 @@ class Source(Record):
 class Snapshot(Record):
     """The one moment that the whole backup shows.
 
-    :param in_progress: how many transactions that had written were under way at that moment, or had
-        ended within the two milliseconds before; None where nobody looked. A recovery to the moment
-        may have them committed or not.
+    :param taken_at: the moment, in whole milliseconds.
+    :param in_progress: how many transactions that had written were under way at that moment, or
+        have ended about then; None where nobody looked. A recovery to the moment may have them
+        committed or not.
     """
 
     id: str

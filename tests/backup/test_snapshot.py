@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from dagster_resil.backup import snapshot
 from dagster_resil.backup.snapshot import hold_snapshot
+from dagster_resil.backup.take import take_backup
+from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.vault import open_vault
+from dagster_resil.verify.prove import verify_backup
 from tests.conftest import Source
 
 
@@ -46,3 +51,40 @@ def test_what_has_just_ended_is_told(one_source: Source, monkeypatch: pytest.Mon
     )
     with hold_snapshot(endpoint, lock_timeout_s=5) as held:
         assert held.in_progress == 1
+
+
+def test_what_is_about_to_end_is_told(one_source: Source) -> None:
+    """Its commit may be timed before the snapshot, which does not show it."""
+    endpoint = one_source.create()
+    one_source.execute(endpoint, "CREATE TABLE t (x int)")
+    with endpoint.connect() as connection:
+        connection.execute("INSERT INTO t VALUES (1)")
+        with hold_snapshot(endpoint, lock_timeout_s=5) as held:
+            assert held.in_progress == 1
+            assert held.taken_at.microsecond % 1000 == 0
+            now = held.connection.execute("SELECT clock_timestamp()").fetchone()
+            assert now is not None
+            assert held.taken_at <= now[0]
+
+
+def test_what_a_login_is_not_shown_is_told(one_source: Source, tmp_path: Path) -> None:
+    endpoint = one_source.create()
+    name = endpoint.parameters["dbname"]
+    one_source.execute(
+        endpoint,
+        "CREATE TABLE t AS SELECT 1 AS x",
+        "CREATE SUBSCRIPTION elsewhere CONNECTION 'dbname=nowhere' PUBLICATION p "
+        "WITH (connect = false, slot_name = NONE, enabled = false)",
+        f"CREATE ROLE reader_{name} LOGIN PASSWORD 'x' IN ROLE pg_read_all_data",
+    )
+    reader = Endpoint({**endpoint.parameters, "user": f"reader_{name}"}, "x")
+    vault = open_vault(tmp_path.as_uri())
+    try:
+        manifest = take_backup(reader, vault, name="app")
+        assert len(manifest.left_out) == 1
+        assert manifest.left_out[0].startswith("subscriptions (1): ")
+        assert manifest.left_out[0] in verify_backup(vault, manifest).not_checked
+        assert take_backup(endpoint, vault, name="app").left_out == ()
+    finally:
+        one_source.execute(endpoint, "DROP SUBSCRIPTION elsewhere")
+        one_source.execute(endpoint, f"DROP ROLE reader_{name}")

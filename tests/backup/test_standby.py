@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
@@ -16,10 +17,11 @@ from dagster_resil.backup.dump import source_error
 from dagster_resil.backup.expectations import _explained
 from dagster_resil.backup.take import BackupSettings, take_backup
 from dagster_resil.errors import BackupFailed
-from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.server import Server, hand_over, reachable_programs, server_user
 from dagster_resil.process import run
 from dagster_resil.vault.base import Vault
+from dagster_resil.vault.model import Partition
 from dagster_resil.verify.prove import verify_backup
 from dagster_resil.verify.verdict import Verdict
 from dagster_resil.workspace import Workspace
@@ -116,6 +118,35 @@ def test_a_replica_is_backed_up_and_proved(pair: Pair, vault: Vault) -> None:
     receipt = verify_backup(vault, manifest)
     assert receipt.verdict is Verdict.PASS, receipt.checks
     assert_nothing_is_left(pair.replica)
+
+
+def test_a_replica_that_is_behind_shows_an_earlier_moment(pair: Pair, vault: Vault) -> None:
+    """And is not filed under the window that is open, if that is not what it shows."""
+    primary, replica = pair.create()
+    with pair.replica.admin() as standby:
+        standby.execute("SELECT pg_wal_replay_pause()")
+        try:
+            begun = datetime.now(UTC)
+            pair.primary.execute(primary, "DELETE FROM account")
+            window = Partition(key="now", start=begun, end=begun + timedelta(days=1))
+            until_received(pair, standby)
+            with pytest.raises(BackupFailed, match="is not in partition now") as error:
+                take_backup(replica, vault, name="replica", partition=window)
+            assert "is a replica behind its primary?" in error.value.hint
+            manifest = take_backup(replica, vault, name="replica")
+        finally:
+            standby.execute("SELECT pg_wal_replay_resume()")
+    assert manifest.rows == 40_000
+    assert manifest.snapshot.taken_at < begun
+
+
+def until_received(pair: Pair, standby: Connection) -> None:
+    with pair.primary.admin() as there:
+        row = there.execute("SELECT pg_current_wal_flush_lsn()").fetchone()
+    deadline = time.monotonic() + 20
+    while not (standby.execute("SELECT pg_last_wal_receive_lsn() >= %s", row).fetchone() or [0])[0]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def _drop(pair: Pair, primary: Endpoint) -> None:
