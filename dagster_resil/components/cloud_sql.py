@@ -67,7 +67,8 @@ class PointInTime(dg.Model, dg.Resolvable):
     """Point-in-time recovery, which the instance has to have enabled.
 
     :param backfill: whether a past window is backed up by recovering a temporary clone to its end.
-    :param drill: when ``recovers_to_a_moment`` runs: a cron, or none.
+    :param drill: when ``recovers_to_a_moment`` runs: a cron, or none. By default daily, and not at
+        all with ``method: export``, of which no backup shows the instance itself at a moment.
     :param recovery_point_minutes: how far behind the newest recoverable moment may be.
     """
 
@@ -144,6 +145,14 @@ class CloudSqlDatabase(dg.Model, dg.Resolvable):
             raise ValueError("a login has either 'password_env' or 'iam: true'")
         if self.read_from and self.method == "export":
             raise ValueError("'read_from' is for 'method: snapshot'")
+        recovery = self.point_in_time
+        if self.export is not None and recovery is not None and recovery.drill is not None:
+            if "drill" in recovery.model_fields_set:
+                raise ValueError(
+                    "a 'drill' compares with backups by 'method: snapshot': an export's, of a "
+                    "clone or of many moments, shows none that the instance could be recovered to"
+                )
+            self.point_in_time = recovery.model_copy(update={"drill": None})
         return self
 
     @property

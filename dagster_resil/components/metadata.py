@@ -87,8 +87,8 @@ def describe_drill(drilled: Drilled) -> dict[str, dg.MetadataValue]:
         "recoverable_to": dg.MetadataValue.timestamp(drilled.window.latest),
         "recovery_point_seconds": dg.MetadataValue.float(round(drilled.lag_s, 1)),
     }
-    if drilled.left is not None:
-        metadata["left"] = dg.MetadataValue.text(drilled.left.message)
+    if drilled.failure is not None:
+        metadata["failure"] = dg.MetadataValue.text(drilled.failure.message)
     receipt = drilled.receipt
     if receipt is not None:
         metadata |= describe_seconds(receipt.seconds)

@@ -73,10 +73,10 @@ def build_recovery(
                 progress=progress_into(context.log),
             )
         yield _result(key, drilled)
-        if drilled.left is not None:
-            # What was found counts; what is left costs money, and has to be seen.
+        if drilled.failure is not None:
+            # What was found counts; what is left or lost has to be seen.
             with explained():
-                raise drilled.left
+                raise drilled.failure
 
     job = dg.define_asset_job(
         f"{name}_drill",

@@ -19,7 +19,7 @@ import pandas as pd
 import dagster_resil
 from dagster_resil.cloudsql.client import CloudSql, Instance, RecoveryWindow
 from dagster_resil.cloudsql.temporary import temporary_clone
-from dagster_resil.errors import CloudSqlError, NoVault, VaultError
+from dagster_resil.errors import CloudSqlError, NoVault, ResilError, VaultError
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.tables import list_tables
 from dagster_resil.progress import Progress, Step, silent
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 CHECK = "recovers_to_a_moment"
 
 _NOT_CHECKED = (
+    "sequences' values, and what materialized views and foreign tables hold",
     "definitions, owners and grants (the checks of a backup compare them)",
     "the moments between backups, of which nothing is known",
 )
@@ -65,23 +66,28 @@ class DrillSettings:
 class Drilled:
     """What a drill has found.
 
-    :param receipt: as it is in the vault; None where nothing could be tried.
+    :param receipt: what the vault has; None where nothing could be tried.
     :param lag_s: how far behind the newest moment is that can be recovered.
-    :param left: why the temporary instance is left, which costs money; None when it is gone.
+    :param failure: what failed when the verdict was found: the temporary instance is left, which
+        costs money, or the receipt could not be written.
     """
 
     check: Check
     window: RecoveryWindow
     lag_s: float
     receipt: Receipt | None = None
-    left: CloudSqlError | None = None
+    failure: ResilError | None = None
 
 
 @dataclass(frozen=True)
 class _Compared:
-    """What was found in a clone."""
+    """What was found in a clone.
+
+    :param unreadable: tables of extensions that the login may not read.
+    """
 
     tables: pd.DataFrame
+    unreadable: frozenset[str]
     unlogged: frozenset[str]
     server_version: str
     clone: str
@@ -106,25 +112,26 @@ def drill(
     :param owner: who the temporary instance belongs to, a Dagster run's id for example.
     :param connect: returns the way to the database in the clone.
     :param choose: chooses the backup: of those with nothing under way, if there are any.
-    :raises CloudSqlError: the window can't be read, or the clone can't be made. One that was
-        compared and can't be deleted is in what is returned: its verdict is not lost.
-    :raises ResilError: the clone can't be read, or the receipt can't be written.
+    :raises CloudSqlError: the window can't be read, or the clone can't be made.
+    :raises ResilError: the clone can't be read. What fails after that is in what is returned, so
+        that the verdict is not lost.
     """
     settings = settings or DrillSettings()
     backups = Backups(vault)
     instance = cloud.instance(source)
     window = cloud.recovery_window(source)
     lag_s = max(0.0, (datetime.now(UTC) - window.latest).total_seconds())
+    where = f"{instance.project}:{instance.region}:{instance.name}"
     known: list[Manifest] = []
     with contextlib.suppress(NoVault):  # the first backup makes it
         known = [
             entry.manifest
             for entry in backups.entries(name).backups
-            if _is_known(entry.manifest, window)
+            if _is_known(entry.manifest, where, window)
         ]
     if not known:
         nothing = (
-            "no backup's snapshot lies in the window of recovery, "
+            f"no backup shows {where} under a snapshot that lies in the window of recovery, "
             f"{format_time(window.earliest)} to {format_time(window.latest)}, so nothing is known "
             "of any moment in it"
         )
@@ -144,7 +151,7 @@ def drill(
     moment = _moment(manifest)
     seconds: dict[str, float] = {}
     compared: _Compared | None = None
-    left: CloudSqlError | None = None
+    failure: ResilError | None = None
     begun = time.monotonic()
     progress(Step(f"recovering {source} to {format_time(moment)}"))
     try:
@@ -161,7 +168,7 @@ def drill(
     except CloudSqlError as error:
         if compared is None:
             raise
-        left = error
+        failure = error
     seconds["total"] = time.monotonic() - begun
     check = _judged(manifest, compared.tables, seconds["restore"], lag_s, settings)
     receipt = Receipt(
@@ -183,10 +190,14 @@ def drill(
                 f"rows of {table}, which is unlogged: no clone has them"
                 for table in sorted(compared.unlogged)
             ),
+            *(
+                f"rows of {table}, an extension's, which the login may not read"
+                for table in sorted(compared.unreadable)
+            ),
         ),
         tables=to_records(compared.tables),
         recovered=Recovered(
-            instance=f"{instance.project}:{instance.region}:{instance.name}",
+            instance=where,
             moment=moment,
             by_way_of=compared.clone,
         ),
@@ -194,9 +205,9 @@ def drill(
     try:
         backups.put_drill(receipt)
     except VaultError as error:
-        if left is not None:
-            error.add_note(left.message)
-        raise
+        if failure is not None:
+            error.add_note(failure.message)
+        failure = error
     log.info(
         "recovered %s to %s: %s",
         name,
@@ -204,15 +215,11 @@ def drill(
         check.verdict,
         extra={"backup_id": manifest.backup_id, "verdict": str(check.verdict)},
     )
-    return Drilled(check, window, lag_s, receipt, left)
+    return Drilled(check, window, lag_s, receipt, failure)
 
 
 def _moment(manifest: Manifest) -> datetime:
-    """Return the moment to recover to, in whole milliseconds: finer ones may be cut off.
-
-    That is no other state where nothing was under way: a snapshot says so only when no transaction
-    that writes has ended in the two milliseconds before it.
-    """
+    """Return the moment to recover to, in whole milliseconds: finer ones may be cut off."""
     taken_at = manifest.snapshot.taken_at
     return taken_at.replace(microsecond=taken_at.microsecond // 1000 * 1000)
 
@@ -236,14 +243,18 @@ def _compare(
     )
     with endpoint.connect(autocommit=True) as connection:
         server_version = str(connection.info.parameter_status("server_version")).split()[0]
-    return _Compared(tables, unlogged, server_version, clone.name)
+    return _Compared(tables, unreadable, unlogged, server_version, clone.name)
 
 
-def _is_known(manifest: Manifest, window: RecoveryWindow) -> bool:
-    """Return whether a backup says what a moment in the window was like."""
+def _is_known(manifest: Manifest, instance: str, window: RecoveryWindow) -> bool:
+    """Return whether a backup says what an instance was like at a moment in the window.
+
+    One of a clone says nothing of the moment, nor one of another instance of this one.
+    """
     return (
         manifest.engine == "pg_dump"
         and manifest.recovered is None
+        and manifest.source.instance == instance
         and window.earliest <= _moment(manifest) <= window.latest
     )
 
@@ -309,6 +320,13 @@ def _judged(
             name=CHECK,
             verdict=Verdict.FAIL,
             summary=f"recovered to {moment} exactly, but {behind}",
+        )
+    if manifest.expectations.fingerprint == "none":
+        return Check(
+            name=CHECK,
+            verdict=Verdict.INCONCLUSIVE,
+            summary=f"recovered to {moment}, with as many rows in each table as there were; the "
+            "backup was taken with counts alone, so nothing is known of what was in them",
         )
     return Check(
         name=CHECK,

@@ -42,6 +42,7 @@ class CloudProject:
         component = ProtectedDatabase(
             name="app",
             vault=config.pop("vault", None) or VaultPlace(url=self.vault.as_uri()),
+            compare=config.pop("compare", "contents"),
             start=f"{datetime.now(UTC) - timedelta(days=30):%Y-%m-%d}",
             cloud_sql=CloudSqlDatabase(
                 **{

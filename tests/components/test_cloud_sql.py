@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import traceback
 from collections.abc import Iterator
@@ -106,7 +107,7 @@ def test_the_drill(project: CloudProject) -> None:
     nothing = project.run("app_drill", project.defs())
     assert nothing.success
     assert project.drilled().metadata["verdict"].value == "INCONCLUSIVE"
-    assert "no backup's snapshot" in project.drilled().description
+    assert "no backup shows" in project.drilled().description
 
     taken = project.materialize()
     assert taken.success, failure(taken)
@@ -121,6 +122,33 @@ def test_the_drill(project: CloudProject) -> None:
     assert receipt.endswith(".json")
     # It says nothing of the backup itself.
     assert project.backups().entries("app").backups[0].receipts == 1
+
+
+def test_a_drill_after_a_backup_that_only_counted(project: CloudProject) -> None:
+    """What was in the rows nobody knows, so nobody can say that they are as they were."""
+    taken = project.run(
+        "app_backup", project.defs(compare="counts"), partition_key=f"{datetime.now(UTC):%Y-%m-%d}"
+    )
+    assert taken.success, failure(taken)
+    assert project.run("app_drill", project.defs()).success
+    assert project.drilled().metadata["verdict"].value == "INCONCLUSIVE"
+    assert "taken with counts alone" in project.drilled().description
+
+
+def test_a_drill_passes_over_what_shows_another_instance(project: CloudProject) -> None:
+    """One that the database was in before, or what a clone was like."""
+    taken = project.materialize()
+    assert taken.success, failure(taken)
+    [file] = project.vault.glob("app/manifests/*")
+    document = json.loads(file.read_text())
+    document["source"]["instance"] = "local:europe-west1:earlier"
+    file.chmod(0o600)
+    file.write_text(json.dumps(document))
+    assert project.run("app_drill", project.defs()).success
+    assert project.drilled().metadata["verdict"].value == "INCONCLUSIVE"
+    assert f"no backup shows local:europe-west1:{project.instance_name}" in (
+        project.drilled().description
+    )
 
 
 def test_a_drill_that_finds_another_state(
@@ -268,6 +296,14 @@ def test_a_login_that_was_not_there_at_that_moment(
         ({"export": {"landing": "gs://b-1/x"}}, "is for 'method: export'"),
         ({"method": "export", "export": {"landing": "file:///tmp/x"}}, "gs://bucket/folder"),
         ({"method": "export", "export": {"landing": "gs://vault-1/x"}}, "another bucket"),
+        (
+            {
+                "method": "export",
+                "export": {"landing": "gs://b-1/x"},
+                "point_in_time": {"drill": "1 2 * * *"},
+            },
+            "a 'drill' compares with backups by 'method: snapshot'",
+        ),
     ],
 )
 def test_what_can_not_be_meant(config: dict[str, Any], words: str) -> None:

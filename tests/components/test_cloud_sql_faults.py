@@ -40,10 +40,12 @@ from dagster_resil.components.cloud_sql import Accounts, Export, PointInTime
 from dagster_resil.components.failure_alerts import build_alert_sensor
 from dagster_resil.components.protected_database import CloudStorage, VaultPlace
 from dagster_resil.demo.databases import load
+from dagster_resil.errors import VaultError
 from dagster_resil.localcloud.identities import LANDING_BUCKET, SCRATCH_PROJECT, address
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.programs import client_for
 from dagster_resil.vault.gcs import GcsVault
+from dagster_resil.vault.local import LocalVault
 from dagster_resil.verify.verdict import Verdict
 from dagster_resil.workspace import Workspace
 from tests.components.cloud_project import CloudProject, allow_landing, cloud_project
@@ -570,7 +572,7 @@ def test_a_drill_of_a_moment_with_a_transaction_under_way(
     monkeypatch.setattr("dagster_resil.verify.drill.temporary_clone", later)
     verdict, words = drilled(project)
     assert verdict == "INCONCLUSIVE"
-    assert "public.item: 100 rows missing; 1 transactions were under way" in words
+    assert "public.item: 100 rows missing; 1 transactions were under way or had just" in words
 
     # A backup with nothing under way says more: a difference is a failure then.
     again = project.materialize()
@@ -608,7 +610,7 @@ def test_an_archive_that_lags(project: CloudProject) -> None:
     time.sleep(1.5)
     verdict, words = drilled(project, **point)
     assert verdict == "FAIL"
-    assert re.search(r"is \d+ s ago, more than 1 s; no backup's snapshot lies in", words)
+    assert re.search(r"is \d+ s ago, more than 1 s; no backup shows .* that lies in", words)
     verdict, words = drilled(project)
     assert verdict == "INCONCLUSIVE"
 
@@ -634,8 +636,14 @@ def test_a_drill_whose_clone_can_not_be_read(
     clean(project)
 
 
-def test_what_was_found_counts_where_the_clone_can_not_be_deleted(project: CloudProject) -> None:
-    """The run fails, because what is left costs money; the verdict is not lost."""
+def lost(*words: object) -> None:
+    raise VaultError("the disk is full", hint="free some")
+
+
+def test_what_was_found_counts_whatever_fails_after_it(
+    project: CloudProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run fails, because a clone that is left costs money; the verdict is not lost."""
     taken = project.materialize()
     assert taken.success, failure(taken)
     project.sql.cloud.fault("denied", method="sql.instances.delete")
@@ -646,14 +654,25 @@ def test_what_was_found_counts_where_the_clone_can_not_be_deleted(project: Cloud
     assert f"temporary instance {left} in project scratch is left" in said
     assert "grant cloudsql.instances.delete on project scratch" in said
     assert project.drilled().passed
-    assert left in project.drilled().metadata["left"].value
+    assert left in project.drilled().metadata["failure"].value
     [receipt] = project.backups().vault.names("app/drills/")
     assert json.loads(project.backups().vault.read(receipt))["verdict"] == "PASS"
+
+    project.sql.cloud.mend()
+    assert sweep(project) == f"removed {left}"
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalVault, "put", lost)
+        result = project.run("app_drill", project.defs())
+    assert not result.success
+    assert "the disk is full" in failure(result)
+    assert project.drilled().passed
+    clean(project)
+    project.sql.cloud.fault("denied", method="sql.instances.delete")
 
     result = project.materialize(**cloned(project))
     assert not result.success
     said = failure(result)
-    [second] = set(project.temporary()) - {left}
+    [second] = project.temporary()
     newest = project.newest()
     assert f"temporary instance {second} in project scratch is left" in said
     assert f"also: backup {newest.backup_id} was taken and is whole: the job app_verify" in said
