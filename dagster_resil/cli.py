@@ -34,7 +34,7 @@ from dagster_resil.process import DAY_S, on_stop
 from dagster_resil.progress import Meter, Progress, Step, lines
 from dagster_resil.vault import open_vault
 from dagster_resil.vault.backups import Backups, folder
-from dagster_resil.vault.model import Check, Manifest, Receipt, TableComparison
+from dagster_resil.vault.model import Check, Manifest, Receipt, TableComparison, format_time
 from dagster_resil.verify.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -589,10 +589,17 @@ def show(backup_id: str, vault: str, name: str | None, as_json: bool) -> int:
         )
         return 0
     source = manifest.source
+    where = f"{source.host}:{source.port}"
     facts = {
         "backup": manifest.backup_id,
-        "database": f"{source.database} on {source.host}:{source.port}, "
+        "database": f"{source.database} on {source.instance or where}, "
         f"PostgreSQL {source.server_version}",
+        **(
+            {"read from": f"a clone that was recovered to {format_time(manifest.recovered.moment)}"}
+            if manifest.recovered
+            else {}
+        ),
+        **({"read by": "Cloud SQL's export"} if manifest.engine == "cloudsql_export" else {}),
         "snapshot": f"{manifest.head()['snapshot']['taken_at']} at {manifest.snapshot.lsn}",
         "partition": (
             "none"
@@ -603,6 +610,7 @@ def show(backup_id: str, vault: str, name: str | None, as_json: bool) -> int:
         f"{size(manifest.bytes)} in {len(manifest.objects):,} objects of the vault",
         "taken in": f"{manifest.seconds.get('total', 0):.1f} s",
         "folder": f"{vault.rstrip('/')}/{folder(manifest.backup_id)}",
+        **({"left out": "; ".join(manifest.left_out)} if manifest.left_out else {}),
     }
     grid = Grid(box=None, pad_edge=False, show_header=False)
     for key, value in facts.items():

@@ -215,6 +215,8 @@ def hold_snapshot(
             raise AssertionError("no snapshot")
         identifier, lsn, encoding, seen = row
         tables = list_tables(connection)
+        if seen is None:
+            _check_logged(tables, endpoint)
         check_permissions(connection, tables, connection.info.user)
         between()
         to_read = [table for table in tables if table.readable]
@@ -246,6 +248,18 @@ def hold_snapshot(
     finally:
         # A leaked holder would keep vacuum from cleaning the source.
         connection.close()
+
+
+def _check_logged(tables: list[Relation], endpoint: Endpoint) -> None:
+    """Refuse a standby of a database with tables that only its primary has the rows of."""
+    unlogged = [f"{table.schema}.{table.name}" for table in tables if table.is_unlogged]
+    if unlogged:
+        raise BackupFailed(
+            f"{endpoint.describe()} is a standby, which has no rows of unlogged tables: "
+            + ", ".join(unlogged[:10])
+            + (", …" if len(unlogged) > 10 else ""),
+            hint="back up the primary (without read_from), or ALTER TABLE … SET LOGGED there",
+        )
 
 
 def _one(connection: Connection, query: str) -> Any:

@@ -31,6 +31,8 @@ from dagster_resil import logs
 from dagster_resil.errors import CloudSqlError, ConfigurationError
 from dagster_resil.google import LOCALCLOUD_VARIABLE, is_loopback, sign_in
 
+log = logging.getLogger(__name__)
+
 Watch = Callable[[], None]
 Request = Any
 """A ``googleapiclient.http.HttpRequest``; the library has no types."""
@@ -50,6 +52,8 @@ _THROTTLED = ("rateLimitExceeded", "userRateLimitExceeded")
 _IN_PROGRESS = "operationInProgress"
 _BROKEN = (OSError, http.client.HTTPException, httplib2.HttpLib2Error, TransportError)
 _WATCHED_EVERY_S = 0.1
+_LONG_S = 3.0
+"""What fails for longer is told, though it is tried again."""
 _LONGEST_WORDS = 600
 """Characters of what a server says that go into our message: some answer with whole pages."""
 
@@ -267,14 +271,24 @@ class Api:
         :raises Refusal: the answer is an error.
         :raises CloudSqlError: there was none for too long.
         """
-        deadline = time.monotonic() + self.retry_s
+        begun = time.monotonic()
+        deadline = begun + self.retry_s
         pauses = self.pauses()
+        told = False
         while True:
             try:
                 return self.send(request)
             except NoAnswer as failure:
                 if time.monotonic() >= deadline:
                     raise self.unreachable(what, failure) from None
+                if not told and time.monotonic() - begun >= _LONG_S:
+                    told = True
+                    log.warning(
+                        "Cloud SQL's Admin API has not told of %s for %.0f s, trying again: %s",
+                        what,
+                        time.monotonic() - begun,
+                        failure,
+                    )
             except Refusal as refusal:
                 if not refusal.is_throttled or time.monotonic() >= deadline:
                     raise
@@ -310,8 +324,8 @@ class Api:
         hint = "on your machine: gcloud auth application-default login"
         if self._impersonate:
             hint = (
-                f"to act as {self._impersonate} takes iam.serviceAccounts.getAccessToken on it: "
-                "roles/iam.serviceAccountTokenCreator"
+                f"whoever this runs as needs iam.serviceAccounts.getAccessToken on "
+                f"{self._impersonate} to act as it: roles/iam.serviceAccountTokenCreator"
             )
         return CloudSqlError(
             f"can't sign in to Cloud SQL's Admin API: {_words(error)}",

@@ -75,6 +75,7 @@ def sweep(
     project: str | None = None,
     alive: Callable[[str], bool],
     older_than_s: float,
+    leave: Callable[[str, str], None] = lambda name, why: None,
 ) -> list[str]:
     """Delete the temporary instances that nobody will delete any more.
 
@@ -85,6 +86,7 @@ def sweep(
 
     :param project: where the temporary instances are; by default where their sources are.
     :param alive: tells of an owner whether it lives.
+    :param leave: told of each that is left for the next time: its name, and why.
     :return: the names of those that were deleted.
     :raises CloudSqlError: some could not be deleted; all others were.
     """
@@ -98,6 +100,7 @@ def sweep(
         if age_s <= older_than_s and alive(claim.owner):
             continue
         if not claim.is_labelled and age_s < min(_TURN_S, older_than_s):
+            leave(instance.name, "it has no labels yet, and is young")
             continue
         try:
             if cloud.is_busy(instance):
@@ -109,7 +112,7 @@ def sweep(
                         f"--instance={instance.name} --project={instance.project}",
                         reason="operationInProgress",
                     )
-                log.info("temporary instance %s is left: an operation has it", instance.name)
+                leave(instance.name, "an operation has it")
                 continue
             if cloud.owner(instance) is None:
                 log.warning(

@@ -142,13 +142,17 @@ def _janitor(name: str, config: CloudSqlDatabase) -> dg.SensorDefinition:
             # One that is not known here may be another Dagster's, at work: only its age tells.
             return run is None or not run.is_finished
 
+        words: list[str] = []
         with explained(), tempfile.TemporaryDirectory(prefix="resil-") as folder:
-            cloud = CloudSqlSource(config, Path(folder)).cloner
             removed = sweep(
-                cloud, project=config.temporary_project, alive=alive, older_than_s=_OLDEST_S
+                CloudSqlSource(config, Path(folder)).cloner,
+                project=config.temporary_project,
+                alive=alive,
+                older_than_s=_OLDEST_S,
+                leave=lambda name, why: words.append(f"{name} stays for now: {why}"),
             )
-        yield dg.SkipReason(
-            f"removed {', '.join(removed)}" if removed else "no temporary instance was left"
-        )
+        if removed:
+            words.insert(0, f"removed {', '.join(removed)}")
+        yield dg.SkipReason("; ".join(words) or "no temporary instance was left")
 
     return janitor

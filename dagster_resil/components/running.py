@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dagster as dg
 
+import dagster_resil
 from dagster_resil import logs
 from dagster_resil.errors import ResilError
 from dagster_resil.progress import Progress, lines
@@ -21,8 +23,12 @@ def progress_into(log: dg.DagsterLogManager) -> Progress:
 def explained() -> Iterator[None]:
     """Turn our errors into Dagster's, with the hint; let no secret into the event log.
 
-    A failure is not retried: what failed left nothing behind, and the next tick begins anew.
+    A failure is not retried: what failed left nothing behind, and the next tick begins anew. Our
+    warnings, of what is tried again for example, are in the run's log too.
     """
+    handler = _IntoRun(logging.WARNING)
+    ours = logging.getLogger(dagster_resil.__name__)
+    ours.addHandler(handler)
     try:
         yield
     except dg.Failure:
@@ -41,6 +47,15 @@ def explained() -> Iterator[None]:
             ),
             allow_retries=False,
         ) from None
+    finally:
+        ours.removeHandler(handler)
+
+
+class _IntoRun(logging.Handler):
+    """Repeats in a run's log, where whoever looks at the run sees it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        dg.get_dagster_logger().log(record.levelno, logs.redact(record.getMessage()))
 
 
 def _with_notes(text: str, error: Exception) -> str:

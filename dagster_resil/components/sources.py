@@ -41,7 +41,7 @@ def value_of(variable: str) -> str:
         name = variable if variable.isupper() else "that the component names (not repeated here)"
         raise ConfigurationError(
             f"the environment variable {name} is not set where Dagster runs this",
-            hint="set it for the processes that run jobs (in the laptop's set-up, make dev does)",
+            hint="set it where the processes that run jobs are started (for make dev: before it)",
         )
     return value
 

@@ -79,7 +79,7 @@ def demonstrate(folder: Path) -> bool:
         console.print(
             Text("  ✓ ", "green").append(
                 "Cloud SQL runs: shop in europe-west1, its replica in us-east1, "
-                f"{CLOUD_DAYS} days behind them ({time.monotonic() - begun:.1f} s)",
+                f"with {CLOUD_DAYS} days of a past ({time.monotonic() - begun:.1f} s)",
                 "default",
             ),
             soft_wrap=True,

@@ -244,6 +244,7 @@ def _connection_hint(message: str, login: str) -> str:
         ("iam principal", login),
         (' role "', "list the roles there with: psql -c '\\du'"),
         ("does not exist", "list what there is with: psql -l"),
+        ("permission denied for database", "GRANT CONNECT ON DATABASE … TO the login"),
         ("connection refused", "is the server running there, and listening on that port?"),
         ("no such file or directory", "is the server running, with its socket in that folder?"),
         ("timeout", "is there a firewall or VPN between here and the server?"),

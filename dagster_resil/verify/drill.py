@@ -92,6 +92,16 @@ class _Compared:
     server_version: str
     clone: str
 
+    @property
+    def rows(self) -> int:
+        """Return how many rows were compared."""
+        return int(self.tables.loc[self.tables["kind"] == "table", "rows_source"].sum())
+
+    @property
+    def count(self) -> int:
+        """Return how many tables were."""
+        return int((self.tables["kind"] == "table").sum())
+
 
 def drill(
     cloud: CloudSql,
@@ -170,7 +180,7 @@ def drill(
             raise
         failure = error
     seconds["total"] = time.monotonic() - begun
-    check = _judged(manifest, compared.tables, seconds["restore"], lag_s, settings)
+    check = _judged(manifest, compared, seconds["restore"], lag_s, settings)
     receipt = Receipt(
         format=FORMAT,
         backup_id=manifest.backup_id,
@@ -179,7 +189,7 @@ def drill(
         verdict=check.verdict,
         checks=(check,),
         seconds={key: round(value, 3) for key, value in seconds.items()},
-        rows=manifest.rows,
+        rows=compared.rows,
         bytes=manifest.bytes,
         verified_at=datetime.now(UTC),
         server_version=compared.server_version,
@@ -281,12 +291,13 @@ def _behind(lag_s: float, settings: DrillSettings) -> str:
 
 def _judged(
     manifest: Manifest,
-    comparison: pd.DataFrame,
+    compared: _Compared,
     restore_s: float,
     lag_s: float,
     settings: DrillSettings,
 ) -> Check:
     moment = format_time(manifest.snapshot.taken_at)
+    comparison = compared.tables
     wrong = [
         f"{row['schema']}.{row['name']}: {row['difference']}"
         for row in comparison.to_dict("records")
@@ -331,7 +342,15 @@ def _judged(
     return Check(
         name=CHECK,
         verdict=Verdict.PASS,
-        summary=f"recovered to {moment} in {restore_s:.1f} s: {manifest.rows:,} rows in "
-        f"{manifest.table_count:,} tables as they were; the newest moment that can be recovered is "
-        f"{lag_s:,.0f} s ago",
+        summary=f"recovered to {moment} in {restore_s:.1f} s: {compared.rows:,} rows in "
+        f"{compared.count:,} tables as they were"
+        + "".join(
+            f", not looked at {table} ({why})"
+            for why, tables in (
+                ("unlogged: no clone has its rows", compared.unlogged),
+                ("unreadable", compared.unreadable),
+            )
+            for table in sorted(tables)[:3]
+        )
+        + f"; the newest moment that can be recovered is {lag_s:,.0f} s ago",
     )

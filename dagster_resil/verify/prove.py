@@ -281,12 +281,20 @@ def _prove(
             findings.seconds["compare"] = time.monotonic() - begun
         findings.comparison = compared.tables
         for check in compared.checks:
-            findings.add(check)
+            findings.add(_with_left_out(check, manifest))
         if expected.unreadable_tables:
             findings.not_checked.append(
                 "rows of extensions' tables that the login could not read: "
                 + ", ".join(expected.unreadable_tables)
             )
+
+
+def _with_left_out(check: Check, manifest: Manifest) -> Check:
+    """Have the check of rows say what the backup has not got."""
+    if check.name != "row_counts_match" or not manifest.left_out:
+        return check
+    left_out = "; ".join(manifest.left_out)
+    return check.model_copy(update={"summary": f"{check.summary}; left out: {left_out}"})
 
 
 def check_provable(source: Source, database_bytes: int, settings: VerifySettings) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
 from dagster_resil.backup import snapshot
 from dagster_resil.backup.snapshot import hold_snapshot
 from dagster_resil.backup.take import take_backup
+from dagster_resil.cli import cli
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.vault import open_vault
 from dagster_resil.verify.prove import verify_backup
@@ -83,7 +85,11 @@ def test_what_a_login_is_not_shown_is_told(one_source: Source, tmp_path: Path) -
         manifest = take_backup(reader, vault, name="app")
         assert len(manifest.left_out) == 1
         assert manifest.left_out[0].startswith("subscriptions (1): ")
-        assert manifest.left_out[0] in verify_backup(vault, manifest).not_checked
+        receipt = verify_backup(vault, manifest)
+        assert manifest.left_out[0] in receipt.not_checked
+        assert receipt.check("row_counts_match").summary.endswith(manifest.left_out[0])
+        shown = CliRunner().invoke(cli, ["show", manifest.backup_id, "--vault", vault.url])
+        assert "left out   subscriptions (1): " in shown.output
         assert take_backup(endpoint, vault, name="app").left_out == ()
     finally:
         one_source.execute(endpoint, "DROP SUBSCRIPTION elsewhere")

@@ -109,12 +109,17 @@ def test_the_drill(project: CloudProject) -> None:
     assert project.drilled().metadata["verdict"].value == "INCONCLUSIVE"
     assert "no backup shows" in project.drilled().description
 
+    project.sql.execute(project.instance_name, "CREATE UNLOGGED TABLE passing AS SELECT 1 AS n")
     taken = project.materialize()
+    project.sql.execute(project.instance_name, "DROP TABLE passing")
     assert taken.success, failure(taken)
     project.sql.execute(project.instance_name, "DELETE FROM item WHERE id > 10")
     drilled = project.run("app_drill", project.defs())
     assert drilled.success, failure(drilled)
     assert project.drilled().passed, project.drilled().description
+    assert "600 rows in 3 tables as they were, not looked at public.passing (unlogged" in (
+        project.drilled().description
+    )
     assert project.drilled().metadata["restore_seconds"].value > 0
     assert project.drilled().metadata["recovery_point_seconds"].value < 900
     assert project.temporary() == []

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
+import dagster as dg
 import pytest
 
+from dagster_resil.components.running import explained
 from tests.components.conftest import Project, failure
 
 
@@ -21,3 +25,25 @@ def test_a_runs_log_gets_lines_while_it_works(
         *("restoring", "comparing"),
     ]
     assert any(text.startswith("reading · ") and text.endswith(" · 500 rows") for text in said)
+
+
+def test_a_warning_is_in_the_runs_log() -> None:
+    """What is tried again for minutes would else be silence to whoever looks at the run."""
+
+    @dg.op
+    def work() -> None:
+        with explained():
+            logging.getLogger("dagster_resil.vault.gcs").warning("password=%s, again", "hunter2")
+            logging.getLogger("dagster_resil.vault.gcs").info("a detail")
+        logging.getLogger("dagster_resil").warning("afterwards")
+
+    @dg.job
+    def job() -> None:
+        work()
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = job.execute_in_process(instance=instance)
+        said = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    assert "password=… again" in said
+    assert "a detail" not in said
+    assert "afterwards" not in said
