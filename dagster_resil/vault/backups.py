@@ -118,11 +118,6 @@ def new_backup_id(name: str, moment: datetime) -> str:
     return f"{name}-{moment.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
-def _begun_at(backup_id: str) -> datetime:
-    moment = backup_id.split("-")[1]
-    return datetime.strptime(moment, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-
-
 def folder(backup_id: str) -> str:
     """Return the beginning of the names of a backup's objects; it ends in a slash."""
     return f"{_name_of(backup_id)}/backups/{backup_id}/"
@@ -251,11 +246,16 @@ class Backups:
     def sweep(self, name: str, *, older_than_s: float) -> list[str]:
         """Remove what killed attempts have left, as far as the vault lets us.
 
-        :param older_than_s: the age from which on nobody can be at work on it any more.
+        :param older_than_s: how long nothing was written when nobody can be at work on it any more.
         :return: their ids.
         """
         limit = datetime.now(UTC) - timedelta(seconds=older_than_s)
-        swept = [each for each in self.unfinished(name) if _begun_at(each) < limit]
+        # An id tells what the backup shows, which may be a moment long before it was begun.
+        swept = [
+            each
+            for each in self.unfinished(name)
+            if (written := self.vault.written_at(folder(each))) is not None and written < limit
+        ]
         for backup_id in swept:
             self.discard(backup_id)
         if swept:

@@ -594,18 +594,28 @@ def test_passing_over_a_newer_one_is_not_silent(
 
 
 def test_what_killed_backups_left_is_cleared_when_it_is_old(
-    backups: Backups, vault: LocalVault
+    backups: Backups, vault: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = committed(vault, taken_at=NOON)
-    old, new = new_backup_id("shop", NOON - HOUR), new_backup_id("shop", datetime.now(UTC))
-    for each in (old, new):
+    # A backfill's id tells the past moment that it shows.
+    old, backfill = new_backup_id("shop", NOON - HOUR), new_backup_id("shop", NOON - 24 * HOUR)
+    new = new_backup_id("shop", datetime.now(UTC))
+    for each in (old, backfill, new):
         backups.put_object(each, "archive/toc.dat", [b"half"])
-    assert backups.unfinished("shop") == [old, new]
+    assert backups.unfinished("shop") == [backfill, old, new]
+    assert backups.sweep("shop", older_than_s=3600) == [], "all of them were written just now"
 
+    written_at = vault.written_at
+
+    def and_one_long_ago(place: str) -> datetime | None:
+        written = written_at(place)
+        return written - 2 * HOUR if written and place == folder(old) else written
+
+    monkeypatch.setattr(vault, "written_at", and_one_long_ago)
     assert backups.sweep("shop", older_than_s=3600) == [old]
-    assert backups.unfinished("shop") == [new]
+    assert backups.unfinished("shop") == [backfill, new]
     assert backups.entries().backups[0].manifest == good
-    assert not list(vault.names(f"shop/backups/{old}/"))
+    assert not list(vault.names(folder(old)))
 
 
 def test_the_backups_of_a_partition(backups: Backups, vault: Vault) -> None:
