@@ -8,6 +8,7 @@ from pydantic import Field
 
 from dagster_resil.components.checks import backup_of_partition, evaluations
 from dagster_resil.components.metadata import describe_comparison, describe_seconds
+from dagster_resil.components.partitions import partition_of
 from dagster_resil.components.running import explained, progress_into
 from dagster_resil.components.sources import VaultAddress, endpoint_from
 from dagster_resil.errors import ConfigurationError, RestoreFailed, TargetRefused, UnknownBackup
@@ -18,8 +19,8 @@ from dagster_resil.restore import (
     restore_backup,
     restore_to_scratch,
 )
-from dagster_resil.vault.backups import Backups
-from dagster_resil.vault.model import Manifest
+from dagster_resil.vault.backups import Backups, passed_over
+from dagster_resil.vault.model import Manifest, Partition
 from dagster_resil.verify.prove import VerifySettings, verify_backup
 from dagster_resil.verify.verdict import Verdict
 
@@ -72,9 +73,9 @@ class RestoreConfig(dg.Config):
     )
 
 
-def _partition_key(
-    context: dg.OpExecutionContext, partitions: dg.PartitionsDefinition[str], name: str
-) -> str:
+def _partition(
+    context: dg.OpExecutionContext, partitions: dg.TimeWindowPartitionsDefinition, name: str
+) -> Partition:
     """Return the run's partition; Dagster starts such a job without one, or with any text."""
     if not context.has_partition_key:
         raise ConfigurationError(
@@ -87,16 +88,16 @@ def _partition_key(
             f"{key!r} is no partition of {name}/backup: nothing was done",
             hint="choose one from the Launchpad's list",
         )
-    return key
+    return partition_of(partitions, key)
 
 
-def _chosen(backups: Backups, name: str, key: str, backup_id: str) -> Manifest:
-    if not backup_id:
-        return backup_of_partition(backups, name, key)
+def _named(backups: Backups, name: str, partition: Partition, backup_id: str) -> Manifest:
+    """Return the backup of a partition that a user named by its id."""
     manifest = backups.load(backup_id)
-    if manifest.name != name or manifest.partition is None or manifest.partition.key != key:
+    key = manifest.partition.key if manifest.partition else None
+    if manifest.name != name or key != partition.key:
         raise ConfigurationError(
-            f"backup {backup_id} is not of partition {key} of {name}",
+            f"backup {backup_id} is not of partition {partition.key} of {name}",
             hint="leave backup_id empty, or choose the backup's own partition",
         )
     return manifest
@@ -105,22 +106,31 @@ def _chosen(backups: Backups, name: str, key: str, backup_id: str) -> Manifest:
 def build_verify_job(
     name: str,
     asset: dg.AssetKey,
-    partitions: dg.PartitionsDefinition[str],
+    partitions: dg.TimeWindowPartitionsDefinition,
     vault: VaultAddress,
     settings: VerifySettings,
+    *,
+    grace_s: float,
 ) -> dg.JobDefinition:
-    """Return ``<name>_verify``, which reports into the asset's own checks."""
+    """Return ``<name>_verify``, which reports into the asset's own checks.
+
+    :param grace_s: how long after its end a backup of a partition may have been taken.
+    """
 
     @dg.op(name=f"{name}_verify_backup", required_resource_keys=vault.resource_keys)
     def verify(context: dg.OpExecutionContext, config: VerifyConfig) -> None:
         with explained():
-            key = _partition_key(context, partitions, name)
+            partition = _partition(context, partitions, name)
             store = vault.open(context.resources)
-            manifest = _chosen(Backups(store), name, key, config.backup_id)
+            backups = Backups(store)
+            if config.backup_id:
+                manifest = _named(backups, name, partition, config.backup_id)
+            else:
+                manifest = backup_of_partition(backups, name, partition, grace_s=grace_s)
             receipt = verify_backup(
                 store, manifest, settings=settings, progress=progress_into(context.log)
             )
-        for evaluation in evaluations(asset, receipt, key):
+        for evaluation in evaluations(asset, receipt, partition.key):
             # The signature leaves evaluations out; the event log takes them.
             context.log_event(evaluation)  # type: ignore[arg-type]
         context.log.info(f"{receipt.backup_id}: {receipt.verdict}")
@@ -139,14 +149,24 @@ def build_verify_job(
 
 
 def _proved(
-    backups: Backups, name: str, key: str, config: RestoreConfig, log_manager: dg.DagsterLogManager
+    backups: Backups,
+    name: str,
+    partition: Partition,
+    config: RestoreConfig,
+    log_manager: dg.DagsterLogManager,
+    *,
+    grace_s: float,
 ) -> Manifest:
     """Return the backup to restore.
 
+    A newer one whose manifest can't be read is passed over with a warning: a recovery is not held
+    up by it.
+
     :raises TargetRefused: the one that was named is known to be bad.
+    :raises ResilError: no manifest of the partition can be read.
     """
     if config.backup_id:
-        manifest = _chosen(backups, name, key, config.backup_id)
+        manifest = _named(backups, name, partition, config.backup_id)
         verdict = backups.verdict(manifest.backup_id)
         if verdict is Verdict.FAIL and not config.even_failed:
             raise TargetRefused(
@@ -156,11 +176,17 @@ def _proved(
         if verdict is not Verdict.PASS:
             log_manager.warning(f"{manifest.backup_id} is not proved ({verdict or 'no receipt'})")
         return manifest
-    for entry in backups.for_partition(name, key):
+    found = backups.for_partition(name, partition, grace_s=grace_s)
+    for entry in found.backups:
         if entry.verdict is Verdict.PASS:
+            for warning in passed_over(entry.manifest, found.problems):
+                log_manager.warning(warning)
             return entry.manifest
+    if not found.backups and found.problems:
+        # There are backups: what keeps them from being read is what has to be told.
+        raise max(found.problems, key=lambda problem: problem.backup_id).error
     raise UnknownBackup(
-        f"partition {key} of {name} has no proved backup: nothing was restored",
+        f"partition {partition.key} of {name} has no proved backup: nothing was restored",
         hint=f"choose a partition that has one ({name}/backup's page lists them), prove one with "
         f"{name}_verify, or name a backup_id",
     )
@@ -168,11 +194,16 @@ def _proved(
 
 def build_restore_job(
     name: str,
-    partitions: dg.PartitionsDefinition[str],
+    partitions: dg.TimeWindowPartitionsDefinition,
     vault: VaultAddress,
     jobs: int,
+    *,
+    grace_s: float,
 ) -> dg.JobDefinition:
-    """Return ``<name>_restore``: into a scratch server that stays, or into an empty database."""
+    """Return ``<name>_restore``: into a scratch server that stays, or into an empty database.
+
+    :param grace_s: how long after its end a backup of a partition may have been taken.
+    """
 
     @dg.op(
         name=f"{name}_restore_backup",
@@ -181,9 +212,11 @@ def build_restore_job(
     )
     def restore(context: dg.OpExecutionContext, config: RestoreConfig) -> None:
         with explained():
-            key = _partition_key(context, partitions, name)
+            partition = _partition(context, partitions, name)
             store = vault.open(context.resources)
-            manifest = _proved(Backups(store), name, key, config, context.log)
+            manifest = _proved(
+                Backups(store), name, partition, config, context.log, grace_s=grace_s
+            )
             context.log.info(f"restoring {manifest.backup_id}")
             progress = progress_into(context.log)
             if isinstance(config.target, ToDatabase):

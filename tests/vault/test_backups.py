@@ -627,9 +627,44 @@ def test_the_backups_of_a_partition(backups: Backups, vault: Vault) -> None:
     committed(vault, "billing", partition=a_partition(day))
     backups.put_receipt(a_receipt(first, PASS))
 
-    found = backups.for_partition("shop", "2026-03-01")
-    assert [(entry.manifest, entry.verdict) for entry in found] == [(second, None), (first, PASS)]
-    assert backups.for_partition("shop", "2026-02-28") == []
+    found = backups.for_partition("shop", a_partition(day))
+    assert [(entry.manifest, entry.verdict) for entry in found.backups] == [
+        (second, None),
+        (first, PASS),
+    ]
+    assert backups.latest_of("shop", a_partition(day)) == second
+    before = a_partition(day - 24 * HOUR)
+    assert backups.for_partition("shop", before).backups == ()
+    assert backups.latest_of("shop", before) is None
+
+
+def test_the_newest_of_a_partition_is_not_passed_over(backups: Backups, vault: Vault) -> None:
+    day = datetime(2026, 3, 1, tzinfo=UTC)
+    of_day = a_partition(day)
+    oldest = committed(vault, taken_at=NOON - HOUR, partition=of_day)
+    good = committed(vault, taken_at=NOON, partition=of_day)
+    file_of(vault, oldest).write_text("{")
+    after = committed(vault, taken_at=of_day.end + HOUR)
+    file_of(vault, after).write_text("{")
+    for foreign in ("not-one-of-ours", "shop-20260301", "shop-20260301T999999Z-ffffff"):
+        raw(vault, f"shop/manifests/{foreign}.json").write_text("{")
+    with pytest.raises(ManifestDamaged, match="T999999Z"):
+        backups.latest_of("shop", of_day)
+    raw(vault, "shop/manifests/shop-20260301T999999Z-ffffff.json").unlink()
+    assert backups.latest_of("shop", of_day) == good
+
+    late = backups.for_partition("shop", of_day, grace_s=7200)
+    assert {problem.backup_id for problem in late.problems} == {oldest.backup_id, after.backup_id}
+    with pytest.raises(ManifestDamaged, match=after.backup_id):
+        backups.latest_of("shop", of_day, grace_s=7200)
+
+    newer = committed(vault, taken_at=NOON + HOUR, partition=of_day)
+    edit(file_of(vault, newer), lambda document: document.update(format=99))
+    with pytest.raises(ManifestTooNew, match=newer.backup_id):
+        backups.latest_of("shop", of_day)
+    file_of(vault, good).write_text("{")
+    with pytest.raises(ManifestTooNew, match=newer.backup_id):
+        backups.latest_of("shop", of_day)
 
 
 def test_the_last_source(backups: Backups, vault: Vault, caplog: pytest.LogCaptureFixture) -> None:
