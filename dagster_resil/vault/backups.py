@@ -348,7 +348,7 @@ class Backups:
         with ThreadPoolExecutor(_READERS, thread_name_prefix="manifests") as pool:
             results = list(pool.map(read, list(self._find(name))))
         manifests = [each for each in results if isinstance(each, Manifest)]
-        manifests.sort(key=lambda each: (each.snapshot.taken_at, each.backup_id), reverse=True)
+        manifests.sort(key=_age, reverse=True)
         return _Manifests(
             tuple(manifests), tuple(each for each in results if isinstance(each, Problem))
         )
@@ -580,6 +580,11 @@ class Backups:
             except ResilError as error:
                 log.warning("can't tell the source of %s: %s", backup_id, error.message)
         return None
+
+
+def _age(manifest: Manifest) -> tuple[datetime, datetime, str]:
+    """Return what sorts backups, the oldest first; all backfills of a partition show one moment."""
+    return manifest.snapshot.taken_at, manifest.started_at, manifest.backup_id
 
 
 def _second_of(receipt_name: str) -> str:

@@ -667,6 +667,26 @@ def test_the_newest_of_a_partition_is_not_passed_over(backups: Backups, vault: V
         backups.latest_of("shop", of_day)
 
 
+def test_which_of_two_backfills_is_newer(backups: Backups, vault: Vault) -> None:
+    of_day = a_partition(datetime(2026, 3, 1, tzinfo=UTC))
+    # Both show the same moment, so that chance alone sorts their ids.
+    ids = sorted(new_backup_id("shop", NOON) for _ in range(2))
+    newer, older = (
+        a_manifest(each, partition=of_day).model_copy(update={"started_at": NOON + hours * HOUR})
+        for each, hours in zip(ids, (25, 24), strict=True)
+    )
+    for each in (newer, older):
+        backups.commit(each)
+    assert backups.latest_of("shop", of_day) == backups.latest("shop") == newer
+
+    backups.put_receipt(a_receipt(older, PASS))
+    file_of(vault, newer).write_text("{")
+    with pytest.raises(ManifestDamaged, match=newer.backup_id):
+        backups.latest_of("shop", of_day)
+    with pytest.raises(ManifestDamaged, match=newer.backup_id):
+        backups.latest("shop")
+
+
 def test_the_last_source(backups: Backups, vault: Vault, caplog: pytest.LogCaptureFixture) -> None:
     vault.check_writable()
     assert backups.last_source("shop") is None
