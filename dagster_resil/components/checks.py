@@ -9,8 +9,9 @@ from dagster_resil.components.metadata import describe_check
 from dagster_resil.components.partitions import partition_of
 from dagster_resil.components.running import explained, progress_into
 from dagster_resil.components.sources import VaultAddress
-from dagster_resil.errors import UnknownBackup
+from dagster_resil.errors import ReceiptLost, UnknownBackup
 from dagster_resil.vault.backups import Backups
+from dagster_resil.vault.base import Vault
 from dagster_resil.vault.model import Manifest, Partition, Receipt
 from dagster_resil.verify.prove import CHECKS, VerifySettings, verify_backup
 from dagster_resil.verify.verdict import Verdict
@@ -108,6 +109,19 @@ def backup_of_partition(
     return newest
 
 
+def prove(
+    store: Vault, manifest: Manifest, settings: VerifySettings, log: dg.DagsterLogManager
+) -> tuple[Receipt, ReceiptLost | None]:
+    """Prove one backup; a verdict of which no receipt can be written is one all the same.
+
+    :return: the receipt, and what is to be raised when the verdict has been told.
+    """
+    try:
+        return verify_backup(store, manifest, settings=settings, progress=progress_into(log)), None
+    except ReceiptLost as error:
+        return error.receipt, error
+
+
 def build_checks(
     name: str,
     asset: dg.AssetKey,
@@ -136,9 +150,10 @@ def build_checks(
             if manifest is None:
                 partition = partition_of(partitions, context.op_execution_context.partition_key)
                 manifest = backup_of_partition(backups, name, partition, grace_s=grace_s)
-            receipt = verify_backup(
-                store, manifest, settings=settings, progress=progress_into(context.log)
-            )
+            receipt, lost = prove(store, manifest, settings, context.log)
         yield from results(asset, receipt)
+        if lost is not None:
+            with explained():
+                raise lost
 
     return proof

@@ -6,7 +6,7 @@ from typing import Literal
 import dagster as dg
 from pydantic import Field
 
-from dagster_resil.components.checks import backup_of_partition, evaluations
+from dagster_resil.components.checks import backup_of_partition, evaluations, prove
 from dagster_resil.components.metadata import describe_comparison, describe_seconds
 from dagster_resil.components.partitions import partition_of
 from dagster_resil.components.running import explained, progress_into
@@ -21,7 +21,7 @@ from dagster_resil.restore import (
 )
 from dagster_resil.vault.backups import Backups, passed_over
 from dagster_resil.vault.model import Manifest, Partition
-from dagster_resil.verify.prove import VerifySettings, verify_backup
+from dagster_resil.verify.prove import VerifySettings
 from dagster_resil.verify.verdict import Verdict
 
 log = logging.getLogger(__name__)
@@ -127,13 +127,14 @@ def build_verify_job(
                 manifest = _named(backups, name, partition, config.backup_id)
             else:
                 manifest = backup_of_partition(backups, name, partition, grace_s=grace_s)
-            receipt = verify_backup(
-                store, manifest, settings=settings, progress=progress_into(context.log)
-            )
+            receipt, lost = prove(store, manifest, settings, context.log)
         for evaluation in evaluations(asset, receipt, partition.key):
             # The signature leaves evaluations out; the event log takes them.
             context.log_event(evaluation)  # type: ignore[arg-type]
         context.log.info(f"{receipt.backup_id}: {receipt.verdict}")
+        if lost is not None:
+            with explained():
+                raise lost
 
     @dg.job(
         name=f"{name}_verify",

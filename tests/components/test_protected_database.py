@@ -17,9 +17,11 @@ from dagster_resil.components.partitions import open_key, partition_of, spread
 from dagster_resil.components.protected_database import Cron
 from dagster_resil.demo.damage import flip_one_byte
 from dagster_resil.demo.laptop import url_of
+from dagster_resil.errors import VaultError
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.scratch import sweep
-from dagster_resil.vault.backups import manifest_name
+from dagster_resil.vault.backups import Backups, manifest_name
+from dagster_resil.vault.model import Receipt
 from dagster_resil.verify.prove import CHECKS
 from tests.components.conftest import ASSET, Project, component, failure
 
@@ -92,6 +94,25 @@ def test_a_damaged_backup_is_a_red_check(project: Project) -> None:
 
     assert project.evaluations("archive_intact")[0] == (False, "ERROR", project.open)
     assert project.evaluations("contents_match")[0] == (False, "WARN", project.open)
+
+
+def test_a_verdict_that_can_not_be_kept_is_told(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_full(backups: Backups, receipt: Receipt) -> str:
+        raise VaultError("no space left in the vault", hint="free some")
+
+    monkeypatch.setattr(Backups, "put_receipt", is_full)
+    words = "is not kept: no space left in the vault\nhint: free some"
+    assert f"PASS, {words}" in failure(project.materialize())
+    assert {check: project.evaluations(check) for check in CHECKS} == {
+        check: [(True, "ERROR", project.open)] for check in CHECKS
+    }
+
+    flip_one_byte(project.newest(), "public", "item")
+    result = project.run("app_verify", partition_key=project.open)
+    assert f"FAIL, {words}" in failure(result)
+    assert project.evaluations("archive_intact")[0] == (False, "ERROR", project.open)
 
 
 def test_a_backup_is_restored_into_a_scratch_server_that_stays(project: Project) -> None:
