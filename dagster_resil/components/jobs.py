@@ -1,6 +1,7 @@
 """Jobs for a person: prove an older backup again, restore one."""
 
 import logging
+from contextlib import suppress
 from typing import Literal
 
 import dagster as dg
@@ -11,7 +12,13 @@ from dagster_resil.components.metadata import describe_comparison, describe_seco
 from dagster_resil.components.partitions import partition_of
 from dagster_resil.components.running import explained, progress_into
 from dagster_resil.components.sources import VaultAddress, endpoint_from
-from dagster_resil.errors import ConfigurationError, RestoreFailed, TargetRefused, UnknownBackup
+from dagster_resil.errors import (
+    ConfigurationError,
+    ResilError,
+    RestoreFailed,
+    TargetRefused,
+    UnknownBackup,
+)
 from dagster_resil.restore import (
     KeptScratch,
     RestoreReport,
@@ -20,7 +27,7 @@ from dagster_resil.restore import (
     restore_to_scratch,
 )
 from dagster_resil.vault.backups import Backups, passed_over
-from dagster_resil.vault.model import Manifest, Partition
+from dagster_resil.vault.model import Manifest, Partition, Receipt
 from dagster_resil.verify.prove import VerifySettings
 from dagster_resil.verify.verdict import Verdict
 
@@ -31,7 +38,9 @@ class VerifyConfig(dg.Config):
     """Which backup of the partition to prove again."""
 
     backup_id: str = Field(
-        default="", description="A backup's id; when empty, the partition's newest."
+        default="",
+        description="A backup's id; when empty, the partition's newest, whose verdict alone goes "
+        "into the checks.",
     )
 
 
@@ -103,6 +112,17 @@ def _named(backups: Backups, name: str, partition: Partition, backup_id: str) ->
     return manifest
 
 
+def _older(backups: Backups, manifest: Manifest, partition: Partition, *, grace_s: float) -> str:
+    """Return which backup of the partition is newer, in words; empty when this is the newest.
+
+    :raises ResilError: that can't be told.
+    """
+    newest = backups.latest_of(manifest.name, partition, grace_s=grace_s)
+    if newest is None or newest.backup_id == manifest.backup_id:
+        return ""
+    return f"the partition's newest backup is {newest.backup_id}"
+
+
 def build_verify_job(
     name: str,
     asset: dg.AssetKey,
@@ -114,6 +134,9 @@ def build_verify_job(
 ) -> dg.JobDefinition:
     """Return ``<name>_verify``, which reports into the asset's own checks.
 
+    These are of a partition's newest backup. Of an older one the receipt and the run tell, and
+    the run fails when it is not proved.
+
     :param grace_s: how long after its end a backup of a partition may have been taken.
     """
 
@@ -123,25 +146,54 @@ def build_verify_job(
             partition = _partition(context, partitions, name)
             store = vault.open(context.resources)
             backups = Backups(store)
+            older = ""
             if config.backup_id:
                 manifest = _named(backups, name, partition, config.backup_id)
+                try:
+                    older = _older(backups, manifest, partition, grace_s=grace_s)
+                except ResilError as error:
+                    older = f"it may not be the partition's newest: {error.message}"
             else:
                 manifest = backup_of_partition(backups, name, partition, grace_s=grace_s)
             receipt, lost = prove(store, manifest, settings, context.log)
-        for evaluation in evaluations(asset, receipt, partition.key):
-            # The signature leaves evaluations out; the event log takes them.
-            context.log_event(evaluation)  # type: ignore[arg-type]
+            if not older:
+                # Another may have been taken meanwhile; a vault that is gone tells of none.
+                with suppress(ResilError):
+                    older = _older(backups, manifest, partition, grace_s=grace_s)
+        metadata = _describe_proof(receipt)
+        if older:
+            metadata["not_in_the_checks"] = dg.MetadataValue.text(older)
+            context.log.warning(
+                f"the checks of {name}/backup stay as they are, since {receipt.backup_id} is not "
+                f"what they are of: {older}"
+            )
+            for check in receipt.checks:
+                context.log.info(f"{check.name} {check.verdict}: {check.summary}")
+        else:
+            for evaluation in evaluations(asset, receipt, partition.key):
+                # The signature leaves evaluations out; the event log takes them.
+                context.log_event(evaluation)  # type: ignore[arg-type]
+        context.add_output_metadata(metadata)
         context.log.info(f"{receipt.backup_id}: {receipt.verdict}")
         if lost is not None:
             with explained():
                 raise lost
+        if older and receipt.verdict is not Verdict.PASS:
+            # No check tells of it, so that the run has to.
+            first = next(check for check in receipt.checks if check.verdict is receipt.verdict)
+            raise dg.Failure(
+                f"{receipt.verdict}: {receipt.backup_id}: {first.name}: {first.summary}\n"
+                f"hint: what else was found: resil show {receipt.backup_id}",
+                metadata=metadata,
+                allow_retries=False,
+            )
 
     @dg.job(
         name=f"{name}_verify",
         partitions_def=partitions,
         executor_def=dg.in_process_executor,
         description=f"Prove a backup of {name} again; the result shows in the checks of "
-        f"{name}/backup.",
+        f"{name}/backup, when it is its partition's newest.",
     )
     def job() -> None:
         verify()
@@ -268,6 +320,17 @@ def build_restore_job(
         restore()
 
     return job
+
+
+def _describe_proof(receipt: Receipt) -> dict[str, dg.MetadataValue]:
+    metadata: dict[str, dg.MetadataValue] = {
+        "backup_id": dg.MetadataValue.text(receipt.backup_id),
+        "verdict": dg.MetadataValue.text(str(receipt.verdict)),
+        **describe_seconds(receipt.seconds),
+    }
+    if receipt.tables:
+        metadata["tables"] = describe_comparison(receipt.tables)
+    return metadata
 
 
 def _describe_restore(report: RestoreReport, address: str) -> dict[str, dg.MetadataValue]:

@@ -23,6 +23,7 @@ from dagster_resil.postgres.scratch import sweep
 from dagster_resil.vault.backups import Backups, manifest_name
 from dagster_resil.vault.model import Receipt
 from dagster_resil.verify.prove import CHECKS
+from dagster_resil.verify.verdict import Verdict
 from tests.components.conftest import ASSET, Project, component, failure
 
 
@@ -94,6 +95,58 @@ def test_a_damaged_backup_is_a_red_check(project: Project) -> None:
 
     assert project.evaluations("archive_intact")[0] == (False, "ERROR", project.open)
     assert project.evaluations("contents_match")[0] == (False, "WARN", project.open)
+
+
+def test_an_older_backup_leaves_the_checks_as_the_newest_has_them(project: Project) -> None:
+    def verify(backup_id: str) -> dg.ExecuteInProcessResult:
+        config = {"ops": {"app_verify_backup": {"config": {"backup_id": backup_id}}}}
+        return project.run("app_verify", partition_key=project.open, run_config=config)
+
+    assert project.materialize().success
+    older = project.newest()
+    assert project.materialize().success
+    newest = project.newest()
+    flip_one_byte(newest, "public", "item")
+    assert verify(newest.manifest.backup_id).success
+    told = {check: project.evaluations(check) for check in CHECKS}
+    assert told["archive_intact"][0] == (False, "ERROR", project.open)
+
+    result = verify(older.manifest.backup_id)
+    assert result.success, failure(result)
+    [output] = [e for e in result.all_events if e.event_type is dg.DagsterEventType.STEP_OUTPUT]
+    metadata = output.step_output_data.metadata
+    assert metadata["backup_id"].value == older.manifest.backup_id
+    assert metadata["verdict"].value == "PASS"
+    assert newest.manifest.backup_id in str(metadata["not_in_the_checks"].value)
+
+    flip_one_byte(older, "public", "item")
+    said = failure(verify(older.manifest.backup_id))
+    assert f"FAIL: {older.manifest.backup_id}: archive_intact: public.item" in said
+    assert "hint:" in said
+    assert project.backups().verdict(older.manifest.backup_id) is Verdict.FAIL
+
+    # Whether one is the newest can't be told where a manifest can't be read.
+    file = project.vault / manifest_name(newest.manifest.backup_id)
+    file.chmod(0o600)
+    file.write_text("{")
+    assert "FAIL" in failure(verify(older.manifest.backup_id))
+    assert {check: project.evaluations(check) for check in CHECKS} == told
+
+
+def test_a_backup_that_is_no_longer_the_newest_leaves_the_checks(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert project.materialize().success
+    put_receipt = Backups.put_receipt
+
+    def after_another_is_taken(backups: Backups, receipt: Receipt) -> str:
+        monkeypatch.setattr(Backups, "put_receipt", put_receipt)
+        assert project.materialize().success
+        return backups.put_receipt(receipt)
+
+    monkeypatch.setattr(Backups, "put_receipt", after_another_is_taken)
+    assert project.run("app_verify", partition_key=project.open).success
+    assert len(project.evaluations("archive_intact")) == 2, "those of the two materializations"
 
 
 def test_a_verdict_that_can_not_be_kept_is_told(
