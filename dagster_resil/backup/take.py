@@ -253,7 +253,8 @@ class _Attempt:
 
 
 def _sweep_vault(backups: Backups, name: str, settings: BackupSettings) -> None:
-    # Nobody may be at work on it any more, with these settings or with others.
+    # Nobody may be at work on it any more, with these settings or with others: one that is under
+    # way writes within its timeout. Twice that, since the vault's clock may be another than ours.
     older_than_s = 2 * max(DAY_S, settings.timeout_s or DAY_S)
     try:
         backups.sweep(name, older_than_s=older_than_s)

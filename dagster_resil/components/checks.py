@@ -6,11 +6,13 @@ from collections.abc import Iterator
 import dagster as dg
 
 from dagster_resil.components.metadata import describe_check
+from dagster_resil.components.partitions import partition_of
 from dagster_resil.components.running import explained, progress_into
 from dagster_resil.components.sources import VaultAddress
-from dagster_resil.errors import UnknownBackup
+from dagster_resil.errors import ReceiptLost, UnknownBackup
 from dagster_resil.vault.backups import Backups
-from dagster_resil.vault.model import Manifest, Receipt
+from dagster_resil.vault.base import Vault
+from dagster_resil.vault.model import Manifest, Partition, Receipt
 from dagster_resil.verify.prove import CHECKS, VerifySettings, verify_backup
 from dagster_resil.verify.verdict import Verdict
 
@@ -90,28 +92,49 @@ def backup_of_run(
     return None
 
 
-def backup_of_partition(backups: Backups, name: str, key: str) -> Manifest:
+def backup_of_partition(
+    backups: Backups, name: str, partition: Partition, *, grace_s: float
+) -> Manifest:
     """Return the newest backup of a partition.
 
     :raises UnknownBackup: there is none.
+    :raises ResilError: the manifest of what may be the newest can't be read.
     """
-    entries = backups.for_partition(name, key)
-    if not entries:
+    newest = backups.latest_of(name, partition, grace_s=grace_s)
+    if newest is None:
         raise UnknownBackup(
-            f"partition {key} of {name} has no backup",
+            f"partition {partition.key} of {name} has no backup",
             hint=f"choose a partition that has one: {name}/backup's page lists them",
         )
-    return entries[0].manifest
+    return newest
+
+
+def prove(
+    store: Vault, manifest: Manifest, settings: VerifySettings, log: dg.DagsterLogManager
+) -> tuple[Receipt, ReceiptLost | None]:
+    """Prove one backup; a verdict of which no receipt can be written is one all the same.
+
+    :return: the receipt, and what is to be raised when the verdict has been told.
+    """
+    try:
+        return verify_backup(store, manifest, settings=settings, progress=progress_into(log)), None
+    except ReceiptLost as error:
+        return error.receipt, error
 
 
 def build_checks(
     name: str,
     asset: dg.AssetKey,
-    partitions: dg.PartitionsDefinition[str],
+    partitions: dg.TimeWindowPartitionsDefinition,
     vault: VaultAddress,
     settings: VerifySettings,
+    *,
+    grace_s: float,
 ) -> dg.AssetChecksDefinition:
-    """Return the checks that prove a backup by restoring it once."""
+    """Return the checks that prove a backup by restoring it once.
+
+    :param grace_s: how long after its end a backup of a partition may have been taken.
+    """
 
     @dg.multi_asset_check(
         name=f"{name}_proof",
@@ -123,12 +146,14 @@ def build_checks(
         with explained():
             store = vault.open(context.resources)
             backups = Backups(store)
-            manifest = backup_of_run(
-                context.instance, context.run.run_id, asset, backups
-            ) or backup_of_partition(backups, name, context.op_execution_context.partition_key)
-            receipt = verify_backup(
-                store, manifest, settings=settings, progress=progress_into(context.log)
-            )
+            manifest = backup_of_run(context.instance, context.run.run_id, asset, backups)
+            if manifest is None:
+                partition = partition_of(partitions, context.op_execution_context.partition_key)
+                manifest = backup_of_partition(backups, name, partition, grace_s=grace_s)
+            receipt, lost = prove(store, manifest, settings, context.log)
         yield from results(asset, receipt)
+        if lost is not None:
+            with explained():
+                raise lost
 
     return proof

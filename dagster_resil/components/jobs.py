@@ -1,16 +1,24 @@
 """Jobs for a person: prove an older backup again, restore one."""
 
 import logging
+from contextlib import suppress
 from typing import Literal
 
 import dagster as dg
 from pydantic import Field
 
-from dagster_resil.components.checks import backup_of_partition, evaluations
+from dagster_resil.components.checks import backup_of_partition, evaluations, prove
 from dagster_resil.components.metadata import describe_comparison, describe_seconds
+from dagster_resil.components.partitions import partition_of
 from dagster_resil.components.running import explained, progress_into
 from dagster_resil.components.sources import VaultAddress, endpoint_from
-from dagster_resil.errors import ConfigurationError, RestoreFailed, TargetRefused, UnknownBackup
+from dagster_resil.errors import (
+    ConfigurationError,
+    ResilError,
+    RestoreFailed,
+    TargetRefused,
+    UnknownBackup,
+)
 from dagster_resil.restore import (
     KeptScratch,
     RestoreReport,
@@ -18,9 +26,9 @@ from dagster_resil.restore import (
     restore_backup,
     restore_to_scratch,
 )
-from dagster_resil.vault.backups import Backups
-from dagster_resil.vault.model import Manifest
-from dagster_resil.verify.prove import VerifySettings, verify_backup
+from dagster_resil.vault.backups import Backups, passed_over
+from dagster_resil.vault.model import Manifest, Partition, Receipt
+from dagster_resil.verify.prove import VerifySettings
 from dagster_resil.verify.verdict import Verdict
 
 log = logging.getLogger(__name__)
@@ -30,7 +38,9 @@ class VerifyConfig(dg.Config):
     """Which backup of the partition to prove again."""
 
     backup_id: str = Field(
-        default="", description="A backup's id; when empty, the partition's newest."
+        default="",
+        description="A backup's id; when empty, the partition's newest, whose verdict alone goes "
+        "into the checks.",
     )
 
 
@@ -72,9 +82,9 @@ class RestoreConfig(dg.Config):
     )
 
 
-def _partition_key(
-    context: dg.OpExecutionContext, partitions: dg.PartitionsDefinition[str], name: str
-) -> str:
+def _partition(
+    context: dg.OpExecutionContext, partitions: dg.TimeWindowPartitionsDefinition, name: str
+) -> Partition:
     """Return the run's partition; Dagster starts such a job without one, or with any text."""
     if not context.has_partition_key:
         raise ConfigurationError(
@@ -87,50 +97,103 @@ def _partition_key(
             f"{key!r} is no partition of {name}/backup: nothing was done",
             hint="choose one from the Launchpad's list",
         )
-    return key
+    return partition_of(partitions, key)
 
 
-def _chosen(backups: Backups, name: str, key: str, backup_id: str) -> Manifest:
-    if not backup_id:
-        return backup_of_partition(backups, name, key)
+def _named(backups: Backups, name: str, partition: Partition, backup_id: str) -> Manifest:
+    """Return the backup of a partition that a user named by its id."""
     manifest = backups.load(backup_id)
-    if manifest.name != name or manifest.partition is None or manifest.partition.key != key:
+    key = manifest.partition.key if manifest.partition else None
+    if manifest.name != name or key != partition.key:
         raise ConfigurationError(
-            f"backup {backup_id} is not of partition {key} of {name}",
+            f"backup {backup_id} is not of partition {partition.key} of {name}",
             hint="leave backup_id empty, or choose the backup's own partition",
         )
     return manifest
 
 
+def _older(backups: Backups, manifest: Manifest, partition: Partition, *, grace_s: float) -> str:
+    """Return which backup of the partition is newer, in words; empty when this is the newest.
+
+    :raises ResilError: that can't be told.
+    """
+    newest = backups.latest_of(manifest.name, partition, grace_s=grace_s)
+    if newest is None or newest.backup_id == manifest.backup_id:
+        return ""
+    return f"the partition's newest backup is {newest.backup_id}"
+
+
 def build_verify_job(
     name: str,
     asset: dg.AssetKey,
-    partitions: dg.PartitionsDefinition[str],
+    partitions: dg.TimeWindowPartitionsDefinition,
     vault: VaultAddress,
     settings: VerifySettings,
+    *,
+    grace_s: float,
 ) -> dg.JobDefinition:
-    """Return ``<name>_verify``, which reports into the asset's own checks."""
+    """Return ``<name>_verify``, which reports into the asset's own checks.
+
+    These are of a partition's newest backup. Of an older one the receipt and the run tell, and
+    the run fails when it is not proved.
+
+    :param grace_s: how long after its end a backup of a partition may have been taken.
+    """
 
     @dg.op(name=f"{name}_verify_backup", required_resource_keys=vault.resource_keys)
     def verify(context: dg.OpExecutionContext, config: VerifyConfig) -> None:
         with explained():
-            key = _partition_key(context, partitions, name)
+            partition = _partition(context, partitions, name)
             store = vault.open(context.resources)
-            manifest = _chosen(Backups(store), name, key, config.backup_id)
-            receipt = verify_backup(
-                store, manifest, settings=settings, progress=progress_into(context.log)
+            backups = Backups(store)
+            older = ""
+            if config.backup_id:
+                manifest = _named(backups, name, partition, config.backup_id)
+                try:
+                    older = _older(backups, manifest, partition, grace_s=grace_s)
+                except ResilError as error:
+                    older = f"it may not be the partition's newest: {error.message}"
+            else:
+                manifest = backup_of_partition(backups, name, partition, grace_s=grace_s)
+            receipt, lost = prove(store, manifest, settings, context.log)
+            if not older:
+                # Another may have been taken meanwhile; a vault that is gone tells of none.
+                with suppress(ResilError):
+                    older = _older(backups, manifest, partition, grace_s=grace_s)
+        metadata = _describe_proof(receipt)
+        if older:
+            metadata["not_in_the_checks"] = dg.MetadataValue.text(older)
+            context.log.warning(
+                f"the checks of {name}/backup stay as they are, since {receipt.backup_id} is not "
+                f"what they are of: {older}"
             )
-        for evaluation in evaluations(asset, receipt, key):
-            # The signature leaves evaluations out; the event log takes them.
-            context.log_event(evaluation)  # type: ignore[arg-type]
+            for check in receipt.checks:
+                context.log.info(f"{check.name} {check.verdict}: {check.summary}")
+        else:
+            for evaluation in evaluations(asset, receipt, partition.key):
+                # The signature leaves evaluations out; the event log takes them.
+                context.log_event(evaluation)  # type: ignore[arg-type]
+        context.add_output_metadata(metadata)
         context.log.info(f"{receipt.backup_id}: {receipt.verdict}")
+        if lost is not None:
+            with explained():
+                raise lost
+        if older and receipt.verdict is not Verdict.PASS:
+            # No check tells of it, so that the run has to.
+            first = next(check for check in receipt.checks if check.verdict is receipt.verdict)
+            raise dg.Failure(
+                f"{receipt.verdict}: {receipt.backup_id}: {first.name}: {first.summary}\n"
+                f"hint: what else was found: resil show {receipt.backup_id}",
+                metadata=metadata,
+                allow_retries=False,
+            )
 
     @dg.job(
         name=f"{name}_verify",
         partitions_def=partitions,
         executor_def=dg.in_process_executor,
         description=f"Prove a backup of {name} again; the result shows in the checks of "
-        f"{name}/backup.",
+        f"{name}/backup, when it is its partition's newest.",
     )
     def job() -> None:
         verify()
@@ -139,14 +202,24 @@ def build_verify_job(
 
 
 def _proved(
-    backups: Backups, name: str, key: str, config: RestoreConfig, log_manager: dg.DagsterLogManager
+    backups: Backups,
+    name: str,
+    partition: Partition,
+    config: RestoreConfig,
+    log_manager: dg.DagsterLogManager,
+    *,
+    grace_s: float,
 ) -> Manifest:
     """Return the backup to restore.
 
+    A newer one whose manifest can't be read is passed over with a warning: a recovery is not held
+    up by it.
+
     :raises TargetRefused: the one that was named is known to be bad.
+    :raises ResilError: no manifest of the partition can be read.
     """
     if config.backup_id:
-        manifest = _chosen(backups, name, key, config.backup_id)
+        manifest = _named(backups, name, partition, config.backup_id)
         verdict = backups.verdict(manifest.backup_id)
         if verdict is Verdict.FAIL and not config.even_failed:
             raise TargetRefused(
@@ -156,11 +229,17 @@ def _proved(
         if verdict is not Verdict.PASS:
             log_manager.warning(f"{manifest.backup_id} is not proved ({verdict or 'no receipt'})")
         return manifest
-    for entry in backups.for_partition(name, key):
+    found = backups.for_partition(name, partition, grace_s=grace_s)
+    for entry in found.backups:
         if entry.verdict is Verdict.PASS:
+            for warning in passed_over(entry.manifest, found.problems):
+                log_manager.warning(warning)
             return entry.manifest
+    if not found.backups and found.problems:
+        # There are backups: what keeps them from being read is what has to be told.
+        raise max(found.problems, key=lambda problem: problem.backup_id).error
     raise UnknownBackup(
-        f"partition {key} of {name} has no proved backup: nothing was restored",
+        f"partition {partition.key} of {name} has no proved backup: nothing was restored",
         hint=f"choose a partition that has one ({name}/backup's page lists them), prove one with "
         f"{name}_verify, or name a backup_id",
     )
@@ -168,11 +247,16 @@ def _proved(
 
 def build_restore_job(
     name: str,
-    partitions: dg.PartitionsDefinition[str],
+    partitions: dg.TimeWindowPartitionsDefinition,
     vault: VaultAddress,
     jobs: int,
+    *,
+    grace_s: float,
 ) -> dg.JobDefinition:
-    """Return ``<name>_restore``: into a scratch server that stays, or into an empty database."""
+    """Return ``<name>_restore``: into a scratch server that stays, or into an empty database.
+
+    :param grace_s: how long after its end a backup of a partition may have been taken.
+    """
 
     @dg.op(
         name=f"{name}_restore_backup",
@@ -181,9 +265,11 @@ def build_restore_job(
     )
     def restore(context: dg.OpExecutionContext, config: RestoreConfig) -> None:
         with explained():
-            key = _partition_key(context, partitions, name)
+            partition = _partition(context, partitions, name)
             store = vault.open(context.resources)
-            manifest = _proved(Backups(store), name, key, config, context.log)
+            manifest = _proved(
+                Backups(store), name, partition, config, context.log, grace_s=grace_s
+            )
             context.log.info(f"restoring {manifest.backup_id}")
             progress = progress_into(context.log)
             if isinstance(config.target, ToDatabase):
@@ -234,6 +320,17 @@ def build_restore_job(
         restore()
 
     return job
+
+
+def _describe_proof(receipt: Receipt) -> dict[str, dg.MetadataValue]:
+    metadata: dict[str, dg.MetadataValue] = {
+        "backup_id": dg.MetadataValue.text(receipt.backup_id),
+        "verdict": dg.MetadataValue.text(str(receipt.verdict)),
+        **describe_seconds(receipt.seconds),
+    }
+    if receipt.tables:
+        metadata["tables"] = describe_comparison(receipt.tables)
+    return metadata
 
 
 def _describe_restore(report: RestoreReport, address: str) -> dict[str, dg.MetadataValue]:

@@ -45,6 +45,12 @@ def open_key(partitions: dg.TimeWindowPartitionsDefinition, now: datetime | None
     return partitions.get_partition_key_for_timestamp(moment.timestamp())
 
 
+def partition_of(partitions: dg.TimeWindowPartitionsDefinition, key: str) -> Partition:
+    """Return the window of a key."""
+    window = partitions.time_window_for_partition_key(key)
+    return Partition(key=key, start=window.start.astimezone(UTC), end=window.end.astimezone(UTC))
+
+
 def past_partition(
     partitions: dg.TimeWindowPartitionsDefinition,
     key: str,
@@ -54,11 +60,8 @@ def past_partition(
 ) -> Partition | None:
     """Return the window of a key that a live backup can't belong to any more; None for another."""
     now = now or datetime.now(UTC)
-    window = partitions.time_window_for_partition_key(key)
-    start, end = window.start.astimezone(UTC), window.end.astimezone(UTC)
-    if now < end + timedelta(seconds=grace_s):
-        return None
-    return Partition(key=key, start=start, end=end)
+    partition = partition_of(partitions, key)
+    return None if now < partition.end + timedelta(seconds=grace_s) else partition
 
 
 def live_partition(
@@ -74,8 +77,8 @@ def live_partition(
         never appears under another day's key.
     """
     now = now or datetime.now(UTC)
-    window = partitions.time_window_for_partition_key(key)
-    start, end = window.start.astimezone(UTC), window.end.astimezone(UTC)
+    partition = partition_of(partitions, key)
+    start, end = partition.start, partition.end
     if now < start:
         raise dg.Failure(
             f"partition {key} begins at {format_time(start)}: nothing was taken\n"
@@ -90,4 +93,4 @@ def live_partition(
             f"hint: materialize the open partition, {open_key(partitions, now)}",
             allow_retries=False,
         )
-    return Partition(key=key, start=start, end=end, late=now >= end)
+    return partition.model_copy(update={"late": now >= end})

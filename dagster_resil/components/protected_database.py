@@ -198,7 +198,8 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
         partitions = build_partitions(cadence, cron, timezone, self.start)
         vault = self.vault.address()
         verify_settings = VerifySettings(jobs=self.jobs)
-        checks = build_checks(self.name, key, partitions, vault, verify_settings)
+        grace_s = self.grace_minutes * 60
+        checks = build_checks(self.name, key, partitions, vault, verify_settings, grace_s=grace_s)
         job = dg.define_asset_job(
             f"{self.name}_backup",
             selection=dg.AssetSelection.assets(key),
@@ -210,8 +211,10 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
             asset_checks=[checks],
             jobs=[
                 job,
-                build_verify_job(self.name, key, partitions, vault, verify_settings),
-                build_restore_job(self.name, partitions, vault, self.jobs),
+                build_verify_job(
+                    self.name, key, partitions, vault, verify_settings, grace_s=grace_s
+                ),
+                build_restore_job(self.name, partitions, vault, self.jobs, grace_s=grace_s),
             ],
             schedules=[self._schedule(partitions, cron, timezone)],
         )

@@ -203,6 +203,7 @@ def restore_backup(
     """Restore a backup into an empty database, and compare the two.
 
     :raises TargetRefused: the target holds something, or is the source itself.
+    :raises NoServer: no pg_restore here reads the archive.
     :raises RestoreFailed: pg_restore met an error, or the backup is damaged.
     :raises VaultUnreachable: the backup can't be read whole.
     """
@@ -215,12 +216,13 @@ def restore_backup(
             identity = check_target(connection, manifest, replace=settings.replace)
         dumped_by = int(manifest.tools["pg_dump"].split(".")[0])
         programs = client_for(max(dumped_by, manifest.source.major))
+        restorer = archive_programs(manifest, programs)
         space = stack.enter_context(Workspace(settings.work_dir))
         archive, expected = _fetched(Backups(vault), manifest, space, 0, settings, progress)
         folder = archive.folder
         seconds["fetch"] = round(time.monotonic() - begun, 3)
         began = time.monotonic()
-        _load(programs, target, manifest, archive, settings, progress)
+        _load(restorer, target, manifest, archive, settings, progress)
         seconds["restore"] = round(time.monotonic() - began, 3)
         intact = _intact(archive, manifest, settings, progress, _PART_OF_THE_DATA)
         checks = [intact, _clean(identity.server_version, seconds["restore"])]

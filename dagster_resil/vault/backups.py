@@ -32,6 +32,7 @@ from dagster_resil.vault.model import (
     FORMAT,
     NAME_PATTERN,
     Manifest,
+    Partition,
     Receipt,
     Source,
     StoredObject,
@@ -115,12 +116,12 @@ def new_backup_id(name: str, moment: datetime) -> str:
     :raises ConfigurationError: the name can't be a protected database's.
     """
     _check_name(name)
-    return f"{name}-{moment.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    return f"{_id_beginning(name, moment)}-{secrets.token_hex(3)}"
 
 
-def _begun_at(backup_id: str) -> datetime:
-    moment = backup_id.split("-")[1]
-    return datetime.strptime(moment, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+def _id_beginning(name: str, moment: datetime) -> str:
+    """Return the beginning of the ids of backups that show a moment: ids sort by it."""
+    return f"{name}-{moment.astimezone(UTC):%Y%m%dT%H%M%SZ}"
 
 
 def folder(backup_id: str) -> str:
@@ -251,11 +252,16 @@ class Backups:
     def sweep(self, name: str, *, older_than_s: float) -> list[str]:
         """Remove what killed attempts have left, as far as the vault lets us.
 
-        :param older_than_s: the age from which on nobody can be at work on it any more.
+        :param older_than_s: how long nothing was written when nobody can be at work on it any more.
         :return: their ids.
         """
         limit = datetime.now(UTC) - timedelta(seconds=older_than_s)
-        swept = [each for each in self.unfinished(name) if _begun_at(each) < limit]
+        # An id tells what the backup shows, which may be a moment long before it was begun.
+        swept = [
+            each
+            for each in self.unfinished(name)
+            if (written := self.vault.written_at(folder(each))) is not None and written < limit
+        ]
         for backup_id in swept:
             self.discard(backup_id)
         if swept:
@@ -342,7 +348,7 @@ class Backups:
         with ThreadPoolExecutor(_READERS, thread_name_prefix="manifests") as pool:
             results = list(pool.map(read, list(self._find(name))))
         manifests = [each for each in results if isinstance(each, Manifest)]
-        manifests.sort(key=lambda each: (each.snapshot.taken_at, each.backup_id), reverse=True)
+        manifests.sort(key=_age, reverse=True)
         return _Manifests(
             tuple(manifests), tuple(each for each in results if isinstance(each, Problem))
         )
@@ -454,7 +460,7 @@ class Backups:
         """
         found = self._of_one_database(name)
         manifest = found.manifests[0]
-        newer = [problem for problem in found.problems if problem.backup_id > manifest.backup_id]
+        newer = [problem for problem in found.problems if _may_be_newer(problem, manifest)]
         if newer:
             raise max(newer, key=lambda problem: problem.backup_id).error
         return manifest
@@ -472,7 +478,9 @@ class Backups:
         listing = self._with_verdicts(found)
         for entry in listing.backups:
             if entry.verdict is Verdict.PASS:
-                return _chosen(entry.manifest, listing.problems)
+                for warning in passed_over(entry.manifest, listing.problems):
+                    log.warning("%s", warning, extra={"backup_id": entry.manifest.backup_id})
+                return entry.manifest
         raise UnknownBackup(
             f"no backup{f' of {name}' if name else ''} in vault {self.vault.url} is proved",
             hint=f"prove the newest with: resil verify --vault {self.vault.url}"
@@ -514,15 +522,48 @@ class Backups:
             )
         return manifest
 
-    def for_partition(self, name: str, key: str) -> list[Entry]:
-        """Return the backups of one partition, newest first."""
+    def for_partition(self, name: str, partition: Partition, *, grace_s: float = 0) -> Listing:
+        """Return the backups of one partition, newest first, and what can't be read and may be one.
+
+        :param grace_s: how long after its end a backup of the partition may have been taken.
+        """
+        return self._with_verdicts(self._of_partition(name, partition, grace_s))
+
+    def latest_of(self, name: str, partition: Partition, *, grace_s: float = 0) -> Manifest | None:
+        """Return the newest backup of a partition; None when it has none.
+
+        :param grace_s: as :meth:`for_partition` has it.
+        :raises ResilError: the manifest of what may be a newer one can't be read; an older one in
+            its place would be taken for the newest.
+        """
+        found = self._of_partition(name, partition, grace_s)
+        newest = found.manifests[0] if found.manifests else None
+        newer = [
+            problem
+            for problem in found.problems
+            if newest is None or _may_be_newer(problem, newest)
+        ]
+        if newer:
+            raise max(newer, key=lambda problem: problem.backup_id).error
+        return newest
+
+    def _of_partition(self, name: str, partition: Partition, grace_s: float) -> _Manifests:
         found = self._manifests(name)
-        of_key = tuple(
-            manifest
-            for manifest in found.manifests
-            if manifest.partition is not None and manifest.partition.key == key
+        begin = _id_beginning(name, partition.start)
+        end = _id_beginning(name, partition.end + timedelta(seconds=grace_s))
+        return _Manifests(
+            tuple(
+                manifest
+                for manifest in found.manifests
+                if manifest.partition is not None and manifest.partition.key == partition.key
+            ),
+            # Which partition it is of can't be read: its id tells the time, and no more.
+            tuple(
+                problem
+                for problem in found.problems
+                if _is_id(problem.backup_id) and begin <= problem.backup_id < end
+            ),
         )
-        return list(self._with_verdicts(_Manifests(of_key, ())).backups)
 
     def last_source(self, name: str) -> Source | None:
         """Return where the newest readable backup of that name came from; None when none is.
@@ -541,21 +582,34 @@ class Backups:
         return None
 
 
+def _age(manifest: Manifest) -> tuple[datetime, datetime, str]:
+    """Return what sorts backups, the oldest first; all backfills of a partition show one moment."""
+    return manifest.snapshot.taken_at, manifest.started_at, manifest.backup_id
+
+
 def _second_of(receipt_name: str) -> str:
     return receipt_name.rpartition("/")[2].partition("-")[0]
 
 
-def _chosen(manifest: Manifest, problems: Iterable[Problem]) -> Manifest:
-    """Return the manifest, with a warning of what might have been chosen in its place."""
+def _may_be_newer(problem: Problem, manifest: Manifest) -> bool:
+    """Return whether a problem is of what may be newer than a backup, as far as ids tell.
+
+    Of two of the same second, which all backfills of a partition are, they do not tell.
+    """
+
+    def to_the_second(backup_id: str) -> str:
+        return backup_id.rpartition("-")[0] if _is_id(backup_id) else backup_id
+
+    return problem.backup_id != manifest.backup_id and (
+        to_the_second(problem.backup_id) >= to_the_second(manifest.backup_id)
+    )
+
+
+def passed_over(manifest: Manifest, problems: Iterable[Problem]) -> Iterator[str]:
+    """Yield a warning of each that might have been chosen in the place of a backup."""
     for problem in problems:
-        if problem.backup_id > manifest.backup_id:
-            log.warning(
-                "chose %s, although there is a newer one: %s",
-                manifest.backup_id,
-                problem.message,
-                extra={"backup_id": manifest.backup_id},
-            )
-    return manifest
+        if _may_be_newer(problem, manifest):
+            yield f"chose {manifest.backup_id}, although there is a newer one: {problem.message}"
 
 
 def _first_of(error: ValidationError) -> str:

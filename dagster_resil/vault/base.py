@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from datetime import datetime
 
 from dagster_resil.errors import ConfigurationError, ObjectExists, ObjectMissing, VaultError
 from dagster_resil.vault.model import StoredObject
@@ -76,6 +77,14 @@ class Vault(ABC):
         """
         names = (name.removeprefix(prefix) for name in self.names(prefix))
         yield from sorted({name.split("/")[0] for name in names if "/" in name})
+
+    @abstractmethod
+    def written_at(self, folder: str) -> datetime | None:
+        """Return when something was written last into a folder, by the vault's own clock.
+
+        :param folder: the beginning of names up to and with a slash.
+        :return: None when there is nothing.
+        """
 
     @abstractmethod
     def discard(self, prefix: str) -> None:

@@ -490,6 +490,12 @@ class GcsVault(Vault):
         names = (each.removeprefix(beginning).rstrip("/") for each in found)
         yield from sorted(filter(is_name, names), key=str.encode)
 
+    def written_at(self, folder: str) -> datetime | None:
+        """Return when the newest object in a folder was created, as the bucket has it."""
+        check_prefix(folder)
+        times = (blob.time_created for blob in self._listed(folder, "name,timeCreated"))
+        return max((moment for moment in times if moment is not None), default=None)
+
 
 def _noting(stream: Iterator[bytes], broken: list[BaseException]) -> Iterator[bytes]:
     try:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from dagster_resil.errors import (
@@ -304,6 +305,17 @@ class LocalVault(Vault):
             raise self._failed("look", error) from error
         if not is_folder:
             raise self._failed("look", NotADirectoryError(errno.ENOTDIR, ""))
+
+    def written_at(self, folder: str) -> datetime | None:
+        """Return when something was written last into a folder, as its file system has it."""
+        self._check_there()
+        place = self._file(folder.rstrip("/"))
+        newest = None
+        # The folder as well: a writer may have been killed before its first object had a name.
+        for each in (place, *map(self._file, self.names(folder))):
+            with self._telling(f"look at {folder}"), contextlib.suppress(FileNotFoundError):
+                newest = max(newest or 0.0, each.stat().st_mtime)
+        return None if newest is None else datetime.fromtimestamp(newest, UTC)
 
     def discard(self, prefix: str) -> None:
         """Remove what an attempt that will have no manifest has written.

@@ -78,8 +78,10 @@ def test_the_past_is_recovered(
             result = project.materialize(f"{day:%Y-%m-%d}")
             assert result.success, failure(result)
             assert set(project.verdicts().values()) == {"PASS"}, project.verdicts()
-            [entry] = project.backups().for_partition("app", f"{day:%Y-%m-%d}")
-            manifest = entry.manifest
+            taken = [entry.manifest for entry in project.backups().entries("app").backups]
+            [manifest] = [
+                each for each in taken if each.partition and each.partition.key == f"{day:%Y-%m-%d}"
+            ]
             assert manifest.rows == number + 1
             assert manifest.recovered is not None
             assert manifest.partition is not None

@@ -1,5 +1,6 @@
 """The real component, on a real Dagster instance and a real PostgreSQL."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -12,13 +13,17 @@ import pytest
 from dagster._core.definitions.schedule_definition import ScheduleExecutionData
 
 from dagster_resil.components import ProtectedDatabase
-from dagster_resil.components.partitions import open_key, spread
+from dagster_resil.components.partitions import open_key, partition_of, spread
 from dagster_resil.components.protected_database import Cron
 from dagster_resil.demo.damage import flip_one_byte
 from dagster_resil.demo.laptop import url_of
+from dagster_resil.errors import VaultError
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.scratch import sweep
+from dagster_resil.vault.backups import Backups, manifest_name
+from dagster_resil.vault.model import Receipt
 from dagster_resil.verify.prove import CHECKS
+from dagster_resil.verify.verdict import Verdict
 from tests.components.conftest import ASSET, Project, component, failure
 
 
@@ -42,7 +47,8 @@ def test_a_materialization_is_taken_and_proved(project: Project) -> None:
 def test_a_second_materialization_is_a_second_backup(project: Project) -> None:
     assert project.materialize().success
     assert project.materialize().success
-    assert len(project.backups().for_partition("app", project.open)) == 2
+    partition = partition_of(project.partitions, project.open)
+    assert len(project.backups().for_partition("app", partition).backups) == 2
 
 
 def test_a_past_partition_is_refused_with_the_reason(project: Project) -> None:
@@ -89,6 +95,77 @@ def test_a_damaged_backup_is_a_red_check(project: Project) -> None:
 
     assert project.evaluations("archive_intact")[0] == (False, "ERROR", project.open)
     assert project.evaluations("contents_match")[0] == (False, "WARN", project.open)
+
+
+def test_an_older_backup_leaves_the_checks_as_the_newest_has_them(project: Project) -> None:
+    def verify(backup_id: str) -> dg.ExecuteInProcessResult:
+        config = {"ops": {"app_verify_backup": {"config": {"backup_id": backup_id}}}}
+        return project.run("app_verify", partition_key=project.open, run_config=config)
+
+    assert project.materialize().success
+    older = project.newest()
+    assert project.materialize().success
+    newest = project.newest()
+    flip_one_byte(newest, "public", "item")
+    assert verify(newest.manifest.backup_id).success
+    told = {check: project.evaluations(check) for check in CHECKS}
+    assert told["archive_intact"][0] == (False, "ERROR", project.open)
+
+    result = verify(older.manifest.backup_id)
+    assert result.success, failure(result)
+    [output] = [e for e in result.all_events if e.event_type is dg.DagsterEventType.STEP_OUTPUT]
+    metadata = output.step_output_data.metadata
+    assert metadata["backup_id"].value == older.manifest.backup_id
+    assert metadata["verdict"].value == "PASS"
+    assert newest.manifest.backup_id in str(metadata["not_in_the_checks"].value)
+
+    flip_one_byte(older, "public", "item")
+    said = failure(verify(older.manifest.backup_id))
+    assert f"FAIL: {older.manifest.backup_id}: archive_intact: public.item" in said
+    assert "hint:" in said
+    assert project.backups().verdict(older.manifest.backup_id) is Verdict.FAIL
+
+    # Whether one is the newest can't be told where a manifest can't be read.
+    file = project.vault / manifest_name(newest.manifest.backup_id)
+    file.chmod(0o600)
+    file.write_text("{")
+    assert "FAIL" in failure(verify(older.manifest.backup_id))
+    assert {check: project.evaluations(check) for check in CHECKS} == told
+
+
+def test_a_backup_that_is_no_longer_the_newest_leaves_the_checks(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert project.materialize().success
+    put_receipt = Backups.put_receipt
+
+    def after_another_is_taken(backups: Backups, receipt: Receipt) -> str:
+        monkeypatch.setattr(Backups, "put_receipt", put_receipt)
+        assert project.materialize().success
+        return backups.put_receipt(receipt)
+
+    monkeypatch.setattr(Backups, "put_receipt", after_another_is_taken)
+    assert project.run("app_verify", partition_key=project.open).success
+    assert len(project.evaluations("archive_intact")) == 2, "those of the two materializations"
+
+
+def test_a_verdict_that_can_not_be_kept_is_told(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_full(backups: Backups, receipt: Receipt) -> str:
+        raise VaultError("no space left in the vault", hint="free some")
+
+    monkeypatch.setattr(Backups, "put_receipt", is_full)
+    words = "is not kept: no space left in the vault\nhint: free some"
+    assert f"PASS, {words}" in failure(project.materialize())
+    assert {check: project.evaluations(check) for check in CHECKS} == {
+        check: [(True, "ERROR", project.open)] for check in CHECKS
+    }
+
+    flip_one_byte(project.newest(), "public", "item")
+    result = project.run("app_verify", partition_key=project.open)
+    assert f"FAIL, {words}" in failure(result)
+    assert project.evaluations("archive_intact")[0] == (False, "ERROR", project.open)
 
 
 def test_a_backup_is_restored_into_a_scratch_server_that_stays(project: Project) -> None:
@@ -146,6 +223,46 @@ def test_a_failed_backup_is_not_restored(project: Project) -> None:
     project.run("app_verify", partition_key=project.open)
     result = project.run("app_restore", partition_key=project.open)
     assert "no proved backup" in failure(result)
+
+
+def restored(result: dg.ExecuteInProcessResult) -> str:
+    """Return the id of what a run has restored into a scratch server, which is removed."""
+    assert result.success, failure(result)
+    [output] = [e for e in result.all_events if e.event_type is dg.DagsterEventType.STEP_OUTPUT]
+    metadata = output.step_output_data.metadata
+    place = str(metadata["address"].value).split("passfile=")[1].strip("\"'")
+    Path(place).with_name("keep_until").write_text("0")
+    sweep()
+    return str(metadata["backup_id"].value)
+
+
+def test_a_newest_backup_that_can_not_be_read_is_not_passed_over(project: Project) -> None:
+    assert project.materialize().success
+    good = project.newest().manifest
+    assert project.materialize().success
+    newest = project.newest().manifest
+    file = project.vault / manifest_name(newest.backup_id)
+    file.chmod(0o600)
+    file.write_text("{")
+
+    result = project.run("app_verify", partition_key=project.open)
+    assert f"the manifest of {newest.backup_id}" in failure(result)
+    assert "hint:" in failure(result)
+    assert len(project.evaluations("contents_match")) == 2, "nothing was said of the partition"
+
+    # A recovery is not held up by it, as with resil restore.
+    result = project.run("app_restore", partition_key=project.open)
+    assert restored(result) == good.backup_id
+    warnings = [
+        entry.user_message
+        for entry in project.instance.all_logs(result.run_id)
+        if entry.level == logging.WARNING
+    ]
+    assert any(newest.backup_id in warning for warning in warnings), warnings
+
+    (project.vault / manifest_name(good.backup_id)).unlink()
+    result = project.run("app_restore", partition_key=project.open)
+    assert f"the manifest of {newest.backup_id}" in failure(result)
 
 
 def test_no_secret_reaches_the_event_log(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

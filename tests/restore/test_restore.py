@@ -18,6 +18,7 @@ from dagster_resil.demo.databases import load
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.errors import ConfigurationError, NoServer, NoSpace, TargetRefused
 from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.postgres.programs import find_all
 from dagster_resil.postgres.scratch import scratch_server, sweep
 from dagster_resil.postgres.session import settle
 from dagster_resil.postgres.tables import list_tables, read_contents
@@ -26,7 +27,7 @@ from dagster_resil.restore import RestoreSettings, restore_backup
 from dagster_resil.vault.base import Vault
 from dagster_resil.vault.local import LocalVault
 from dagster_resil.verify.verdict import Verdict
-from tests.conftest import Source, run_server
+from tests.conftest import Source, majors, run_server
 from tests.localcloud.cloud import Cloud
 
 
@@ -141,6 +142,24 @@ def test_a_restore_compares_again(source: Source, vault: Vault) -> None:
         report = restore_backup(vault, manifest, other.create())
     assert report.verdict is Verdict.PASS, report.checks
     assert len(report.checks) == 5
+
+
+@pytest.mark.skipif(len(majors()) < 2, reason="one PostgreSQL version only")
+def test_an_archive_is_restored_by_what_reads_it(
+    one_source: Source, vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = one_source.create()
+    one_source.execute(endpoint, "CREATE TABLE item (id int)", "INSERT INTO item VALUES (1)")
+    newest = next(p for p in find_all() if p.major == majors()[-1])
+    with monkeypatch.context() as patch:
+        patch.setenv("RESIL_PG_BIN", str(newest.bin_dir))
+        manifest = take_backup(endpoint, vault, name="app")
+    assert manifest.tools["pg_dump"] == newest.version
+    # As with an export: its archive is of Google's pg_dump, and all else is of one of ours.
+    tools = {"pg_dump": one_source.programs.version, "archive": newest.version}
+    manifest = manifest.model_copy(update={"tools": tools})
+    report = restore_backup(vault, manifest, one_source.create())
+    assert report.verdict is Verdict.PASS, report.checks
 
 
 def test_a_target_of_another_encoding_is_refused(one_source: Source, vault: Vault) -> None:

@@ -594,18 +594,28 @@ def test_passing_over_a_newer_one_is_not_silent(
 
 
 def test_what_killed_backups_left_is_cleared_when_it_is_old(
-    backups: Backups, vault: LocalVault
+    backups: Backups, vault: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = committed(vault, taken_at=NOON)
-    old, new = new_backup_id("shop", NOON - HOUR), new_backup_id("shop", datetime.now(UTC))
-    for each in (old, new):
+    # A backfill's id tells the past moment that it shows.
+    old, backfill = new_backup_id("shop", NOON - HOUR), new_backup_id("shop", NOON - 24 * HOUR)
+    new = new_backup_id("shop", datetime.now(UTC))
+    for each in (old, backfill, new):
         backups.put_object(each, "archive/toc.dat", [b"half"])
-    assert backups.unfinished("shop") == [old, new]
+    assert backups.unfinished("shop") == [backfill, old, new]
+    assert backups.sweep("shop", older_than_s=3600) == [], "all of them were written just now"
 
+    written_at = vault.written_at
+
+    def and_one_long_ago(place: str) -> datetime | None:
+        written = written_at(place)
+        return written - 2 * HOUR if written and place == folder(old) else written
+
+    monkeypatch.setattr(vault, "written_at", and_one_long_ago)
     assert backups.sweep("shop", older_than_s=3600) == [old]
-    assert backups.unfinished("shop") == [new]
+    assert backups.unfinished("shop") == [backfill, new]
     assert backups.entries().backups[0].manifest == good
-    assert not list(vault.names(f"shop/backups/{old}/"))
+    assert not list(vault.names(folder(old)))
 
 
 def test_the_backups_of_a_partition(backups: Backups, vault: Vault) -> None:
@@ -617,9 +627,64 @@ def test_the_backups_of_a_partition(backups: Backups, vault: Vault) -> None:
     committed(vault, "billing", partition=a_partition(day))
     backups.put_receipt(a_receipt(first, PASS))
 
-    found = backups.for_partition("shop", "2026-03-01")
-    assert [(entry.manifest, entry.verdict) for entry in found] == [(second, None), (first, PASS)]
-    assert backups.for_partition("shop", "2026-02-28") == []
+    found = backups.for_partition("shop", a_partition(day))
+    assert [(entry.manifest, entry.verdict) for entry in found.backups] == [
+        (second, None),
+        (first, PASS),
+    ]
+    assert backups.latest_of("shop", a_partition(day)) == second
+    before = a_partition(day - 24 * HOUR)
+    assert backups.for_partition("shop", before).backups == ()
+    assert backups.latest_of("shop", before) is None
+
+
+def test_the_newest_of_a_partition_is_not_passed_over(backups: Backups, vault: Vault) -> None:
+    day = datetime(2026, 3, 1, tzinfo=UTC)
+    of_day = a_partition(day)
+    oldest = committed(vault, taken_at=NOON - HOUR, partition=of_day)
+    good = committed(vault, taken_at=NOON, partition=of_day)
+    file_of(vault, oldest).write_text("{")
+    after = committed(vault, taken_at=of_day.end + HOUR)
+    file_of(vault, after).write_text("{")
+    for foreign in ("not-one-of-ours", "shop-20260301", "shop-20260301T999999Z-ffffff"):
+        raw(vault, f"shop/manifests/{foreign}.json").write_text("{")
+    with pytest.raises(ManifestDamaged, match="T999999Z"):
+        backups.latest_of("shop", of_day)
+    raw(vault, "shop/manifests/shop-20260301T999999Z-ffffff.json").unlink()
+    assert backups.latest_of("shop", of_day) == good
+
+    late = backups.for_partition("shop", of_day, grace_s=7200)
+    assert {problem.backup_id for problem in late.problems} == {oldest.backup_id, after.backup_id}
+    with pytest.raises(ManifestDamaged, match=after.backup_id):
+        backups.latest_of("shop", of_day, grace_s=7200)
+
+    newer = committed(vault, taken_at=NOON + HOUR, partition=of_day)
+    edit(file_of(vault, newer), lambda document: document.update(format=99))
+    with pytest.raises(ManifestTooNew, match=newer.backup_id):
+        backups.latest_of("shop", of_day)
+    file_of(vault, good).write_text("{")
+    with pytest.raises(ManifestTooNew, match=newer.backup_id):
+        backups.latest_of("shop", of_day)
+
+
+def test_which_of_two_backfills_is_newer(backups: Backups, vault: Vault) -> None:
+    of_day = a_partition(datetime(2026, 3, 1, tzinfo=UTC))
+    # Both show the same moment, so that chance alone sorts their ids.
+    ids = sorted(new_backup_id("shop", NOON) for _ in range(2))
+    newer, older = (
+        a_manifest(each, partition=of_day).model_copy(update={"started_at": NOON + hours * HOUR})
+        for each, hours in zip(ids, (25, 24), strict=True)
+    )
+    for each in (newer, older):
+        backups.commit(each)
+    assert backups.latest_of("shop", of_day) == backups.latest("shop") == newer
+
+    backups.put_receipt(a_receipt(older, PASS))
+    file_of(vault, newer).write_text("{")
+    with pytest.raises(ManifestDamaged, match=newer.backup_id):
+        backups.latest_of("shop", of_day)
+    with pytest.raises(ManifestDamaged, match=newer.backup_id):
+        backups.latest("shop")
 
 
 def test_the_last_source(backups: Backups, vault: Vault, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,8 +6,10 @@ import errno
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -199,6 +201,27 @@ def test_an_object_that_is_missing_is_named(vault: Vault) -> None:
 def test_a_vault_that_can_be_written_says_so(vault: Vault) -> None:
     vault.check_writable()
     assert [name for name in all_names(vault) if not name.startswith(".")] == []
+
+
+def test_a_folder_tells_when_it_was_written_into(vault: Vault) -> None:
+    def now() -> datetime:
+        return datetime.now(UTC)
+
+    vault.put("a/z", [b"1"])  # a vault is made with its first object
+    assert vault.written_at("a/x/") is None
+    spare = timedelta(seconds=1)
+    begun = now()
+    vault.put("a/x/archive/1", [b"1"])
+    first = vault.written_at("a/x/")
+    assert first is not None
+    assert begun - spare <= first <= now() + spare
+    time.sleep(0.02)
+    vault.put("a/x/2", [b"1"])
+    second = vault.written_at("a/x/")
+    assert second is not None
+    assert second > first
+    vault.put("a/x2/3", [b"1"])
+    assert vault.written_at("a/x/") == second
 
 
 def test_discarding_removes_one_attempt(vault: Vault) -> None:

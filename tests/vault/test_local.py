@@ -25,6 +25,7 @@ from dagster_resil.errors import (
     ResilError,
     VaultError,
 )
+from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.base import Vault
 from dagster_resil.vault.local import LocalVault
 
@@ -454,6 +455,15 @@ def test_more_than_one_backup_is_not_discarded(vault: LocalVault, prefix: str) -
     with pytest.raises(VaultError, match="more than one backup"):
         vault.discard(prefix)
     assert len(files(vault)) == 1
+
+
+def test_an_empty_folder_is_cleared_when_it_is_old(vault: LocalVault) -> None:
+    place = vault.path / "shop" / "backups" / ID
+    place.mkdir(parents=True)  # and no more: killed before its first object had a name
+    assert Backups(vault).sweep("shop", older_than_s=3600) == []
+    os.utime(place, (0, 0))
+    assert Backups(vault).sweep("shop", older_than_s=3600) == [ID]
+    assert not place.exists()
 
 
 def test_nothing_is_there_to_discard(vault: LocalVault) -> None:
