@@ -93,17 +93,19 @@ def _roles(connection: Connection) -> Iterator[str]:
 
 
 def _memberships(connection: Connection) -> Iterator[str]:
+    # From 16 on a role may be granted by several grantors. Here there is one, whose later grant
+    # would undo an option of the one before it.
     options = (
-        "admin_option, inherit_option, set_option"
+        "pg_catalog.bool_or(admin_option), pg_catalog.bool_or(inherit_option), "
+        "pg_catalog.bool_or(set_option)"
         if connection.info.server_version >= 160000
-        else "admin_option, NULL, NULL"
+        else "pg_catalog.bool_or(admin_option), NULL, NULL"
     )
     rows = connection.execute(
-        "SELECT DISTINCT r.rolname, m.rolname, "
-        f"{options} FROM pg_catalog.pg_auth_members a "
+        f"SELECT r.rolname, m.rolname, {options} FROM pg_catalog.pg_auth_members a "
         "JOIN pg_catalog.pg_roles r ON r.oid = a.roleid "
         "JOIN pg_catalog.pg_roles m ON m.oid = a.member "
-        "WHERE m.rolname !~ '^pg_' ORDER BY 1, 2"
+        "WHERE m.rolname !~ '^pg_' GROUP BY 1, 2 ORDER BY 1, 2"
     ).fetchall()
     for role, member, admin, inherit, may_set in rows:
         grant = _render(connection, "GRANT {} TO {}", sql.Identifier(role), sql.Identifier(member))

@@ -1,0 +1,94 @@
+"""What lies around a database, which a dump does not hold: memberships of roles, settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from psycopg import sql
+
+from dagster_resil.backup.take import take_backup
+from dagster_resil.demo.damage import LocalBackup
+from dagster_resil.postgres.inventory import Inventory, Item, compare_inventories, take_inventory
+from dagster_resil.vault import open_vault
+from dagster_resil.verify.prove import verify_backup
+from dagster_resil.verify.verdict import Verdict
+from tests.conftest import Source
+from tests.graft import graft
+from tests.verify.test_oddities import assert_passes, proved
+
+
+@contextmanager
+def roles(source: Source, *statements: str) -> Iterator[None]:
+    """Have the roles ``adm`` and ``app``, and run some statements, on a server of several tests."""
+    try:
+        with source.admin() as connection:
+            for statement in statements:
+                connection.execute(statement)
+        yield
+    finally:
+        with source.admin() as connection:
+            for role in ("app", "adm"):
+                connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
+
+
+@pytest.fixture
+def seventeen(servers: Callable[[int], Source]) -> Iterator[Source]:
+    """A server that keeps who granted a membership, with options of each grant."""
+    found = servers(17)
+    yield found
+    found.drop_all()
+
+
+# A creator is made a member with ADMIN alone, and gives itself the rest.
+CREATED_BY_ITS_MEMBER = (
+    "CREATE ROLE adm CREATEROLE",
+    "SET ROLE adm",
+    "CREATE ROLE app",
+    "GRANT app TO adm",
+    "RESET ROLE",
+)
+
+
+def test_a_membership_by_two_grantors_is_one(seventeen: Source, tmp_path: Path) -> None:
+    endpoint = seventeen.create()
+    with roles(seventeen, *CREATED_BY_ITS_MEMBER):
+        assert_passes(proved(endpoint, tmp_path))
+
+
+def test_a_lost_option_of_a_membership_fails(seventeen: Source, tmp_path: Path) -> None:
+    endpoint = seventeen.create()
+    backups = []
+    with roles(seventeen, *CREATED_BY_ITS_MEMBER):
+        for name in ("good", "other"):
+            vault = tmp_path / name
+            manifest = take_backup(endpoint, open_vault(vault.as_uri()), name="app")
+            backups.append(LocalBackup(vault, manifest))
+            with seventeen.admin() as connection:
+                connection.execute("REVOKE ADMIN OPTION FOR app FROM adm CASCADE")
+    lie = graft(backups[0], backups[1], tmp_path / "lie")
+
+    receipt = verify_backup(open_vault(lie.vault.as_uri()), lie.reload())
+
+    found = receipt.check("schema_matches")
+    assert found.verdict is Verdict.FAIL
+    assert "adm of app" in found.summary, found
+    assert "admin" in found.summary
+
+
+def test_an_inventory_without_options_stays_comparable(one_source: Source) -> None:
+    """Earlier releases named a role once for each grantor, and kept no options."""
+    with one_source.admin() as connection:
+        now = take_inventory(connection)
+    member = Item(kind="ROLE MEMBERSHIP", identity="adm", properties="of app")
+    option = Item(kind="ROLE MEMBERSHIP", identity="adm of app", properties="admin")
+    restored = Inventory(items=(*now.items, member), membership_options=(option,))
+    told_twice = member.model_copy(update={"properties": "of app app"})
+    before = Inventory.model_validate_json(
+        Inventory(items=(*now.items, told_twice)).model_dump_json(exclude={"membership_options"})
+    )
+    assert not compare_inventories(before, restored)
+    other = member.model_copy(update={"properties": "of app apt"})
+    assert compare_inventories(Inventory(items=(*now.items, other)), restored)
