@@ -109,10 +109,19 @@ def _memberships(connection: Connection) -> Iterator[str]:
     ).fetchall()
     for role, member, admin, inherit, may_set in rows:
         grant = _render(connection, "GRANT {} TO {}", sql.Identifier(role), sql.Identifier(member))
-        if inherit is None:
-            yield grant + (" WITH ADMIN OPTION;" if admin else ";")
-        else:
-            yield grant + f" WITH ADMIN {admin}, INHERIT {inherit}, SET {may_set};"
+        yield grant + (f" WITH INHERIT {inherit}, SET {may_set};" if inherit is not None else ";")
+        if admin:
+            # Who has created the role has ADMIN by that, and may not grant it to itself.
+            yield _render(
+                connection,
+                "SELECT {} WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members a "
+                "JOIN pg_catalog.pg_roles r ON r.oid = a.roleid "
+                "JOIN pg_catalog.pg_roles m ON m.oid = a.member "
+                "WHERE r.rolname = {} AND m.rolname = {} AND a.admin_option) \\gexec",
+                sql.Literal(grant + " WITH ADMIN OPTION"),
+                sql.Literal(role),
+                sql.Literal(member),
+            )
 
 
 def _tablespaces(connection: Connection) -> Iterator[str]:

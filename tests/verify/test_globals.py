@@ -11,7 +11,9 @@ from psycopg import sql
 
 from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.damage import LocalBackup
+from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.inventory import Inventory, Item, compare_inventories, take_inventory
+from dagster_resil.restore import restore_backup
 from dagster_resil.vault import open_vault
 from dagster_resil.verify.prove import verify_backup
 from dagster_resil.verify.verdict import Verdict
@@ -29,6 +31,7 @@ def roles(source: Source, *statements: str) -> Iterator[None]:
                 connection.execute(statement)
         yield
     finally:
+        source.drop_all()  # what they own
         with source.admin() as connection:
             for role in ("app", "adm"):
                 connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
@@ -42,9 +45,14 @@ def seventeen(servers: Callable[[int], Source]) -> Iterator[Source]:
     found.drop_all()
 
 
+def read_roles(source: Source) -> tuple[Item, ...]:
+    with source.admin() as connection:
+        return take_inventory(connection).membership_options
+
+
 # A creator is made a member with ADMIN alone, and gives itself the rest.
 CREATED_BY_ITS_MEMBER = (
-    "CREATE ROLE adm CREATEROLE",
+    "CREATE ROLE adm CREATEROLE LOGIN PASSWORD 'adm'",
     "SET ROLE adm",
     "CREATE ROLE app",
     "GRANT app TO adm",
@@ -92,3 +100,18 @@ def test_an_inventory_without_options_stays_comparable(one_source: Source) -> No
     assert not compare_inventories(before, restored)
     other = member.model_copy(update={"properties": "of app apt"})
     assert compare_inventories(Inventory(items=(*now.items, other)), restored)
+
+
+def test_who_creates_the_roles_may_be_their_member(seventeen: Source, tmp_path: Path) -> None:
+    """It has ADMIN by that, which it may not grant itself."""
+    vault = open_vault((tmp_path / "vault").as_uri())
+    with roles(seventeen, *CREATED_BY_ITS_MEMBER):
+        manifest = take_backup(seventeen.create(options="OWNER adm"), vault, name="app")
+        before = read_roles(seventeen)
+        with seventeen.admin() as connection:
+            connection.execute("DROP ROLE app")
+        target = seventeen.create(options="OWNER adm")
+        login = Endpoint({**target.parameters, "user": "adm"}, "adm", private=True)
+        report = restore_backup(vault, manifest, login)
+        assert report.verdict is Verdict.PASS, report.checks
+        assert read_roles(seventeen) == before
