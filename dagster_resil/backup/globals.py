@@ -48,8 +48,10 @@ def read_globals(connection: Connection) -> str:
     lines += _roles(connection)
     lines += _memberships(connection)
     lines += ["\\endif", *_tablespaces(connection), "\\if :settings"]
-    lines += _settings(connection)
+    lines += _settings(connection, of_all=False)
     lines += _database(connection)
+    # They take a superuser, and psql ends at the first error.
+    lines += _settings(connection, of_all=True)
     lines.append("\\endif")
     return "\n".join(lines) + "\n"
 
@@ -143,18 +145,23 @@ def _tablespaces(connection: Connection) -> Iterator[str]:
         yield "-- " + text.replace("\n", "\n-- ")
 
 
-def _settings(connection: Connection) -> Iterator[str]:
+def _settings(connection: Connection, *, of_all: bool) -> Iterator[str]:
+    """Yield settings: those of every role in every database, or all the others."""
     rows = connection.execute(
         "SELECT r.rolname, s.setdatabase <> 0, pg_catalog.unnest(s.setconfig) "
         "FROM pg_catalog.pg_db_role_setting s "
         "LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole "
         "WHERE s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database "
         "WHERE datname = pg_catalog.current_database())) "
-        "AND (s.setrole = 0 OR r.rolname !~ '^pg_') ORDER BY 1 NULLS FIRST, 2, 3"
+        "AND (s.setrole = 0 OR r.rolname !~ '^pg_') "
+        "AND (s.setrole = 0 AND s.setdatabase = 0) = %s ORDER BY 1 NULLS FIRST, 2, 3",
+        [of_all],
     ).fetchall()
     for role, of_database, setting in rows:
         name, _, value = setting.partition("=")
-        if role is None:
+        if of_all:
+            head = "ALTER ROLE ALL"
+        elif role is None:
             head = 'ALTER DATABASE :"db"'
         else:
             head = _render(connection, "ALTER ROLE {}", sql.Identifier(role))
@@ -207,7 +214,7 @@ def _database(connection: Connection) -> Iterator[str]:
         raise AssertionError("no database")
     owner, has_grants, limit, comment = row
     yield _render(connection, 'ALTER DATABASE :"db" OWNER TO {};', sql.Identifier(owner))
-    if limit > 0:
+    if limit != -1:
         yield f'ALTER DATABASE :"db" CONNECTION LIMIT {limit};'
     if comment is not None:
         yield _render(connection, 'COMMENT ON DATABASE :"db" IS {};', sql.Literal(comment))

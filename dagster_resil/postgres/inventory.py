@@ -328,8 +328,10 @@ def _queries(version: int) -> dict[str, str]:
             "FROM pg_catalog.pg_largeobject_metadata m"
         ),
         "settings": (
-            "SELECT CASE WHEN s.setrole = 0 THEN 'DATABASE SETTING' ELSE 'ROLE SETTING' END, "
-            "COALESCE(r.rolname, '') || CASE WHEN s.setdatabase = 0 THEN '' ELSE ' here' END "
+            # One of every role in every database is about the server, as a role's own are.
+            "SELECT CASE WHEN s.setrole = 0 AND s.setdatabase <> 0 THEN 'DATABASE SETTING' "
+            "ELSE 'ROLE SETTING' END, COALESCE(r.rolname, CASE WHEN s.setdatabase = 0 THEN 'ALL' "
+            "ELSE '' END) || CASE WHEN s.setdatabase = 0 THEN '' ELSE ' here' END "
             "|| ' ' || pg_catalog.split_part(c, '=', 1), c "
             "FROM pg_catalog.pg_db_role_setting s CROSS JOIN pg_catalog.unnest(s.setconfig) c "
             "LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole "

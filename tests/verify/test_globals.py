@@ -115,3 +115,26 @@ def test_who_creates_the_roles_may_be_their_member(seventeen: Source, tmp_path: 
         report = restore_backup(vault, manifest, login)
         assert report.verdict is Verdict.PASS, report.checks
         assert read_roles(seventeen) == before
+
+
+def test_a_setting_of_every_role_passes(one_source: Source, tmp_path: Path) -> None:
+    vault = open_vault((tmp_path / "other").as_uri())
+    endpoint = one_source.create()
+    without = take_backup(endpoint, vault, name="app")
+    try:
+        with one_source.admin() as connection:
+            connection.execute("ALTER ROLE ALL SET work_mem = '5MB'")
+        assert_passes(proved(endpoint, tmp_path))
+        # It is the server's: a database restored there does not have to have brought it.
+        report = restore_backup(vault, without, one_source.create())
+        assert report.verdict is Verdict.PASS, report.checks
+    finally:
+        with one_source.admin() as connection:
+            connection.execute("ALTER ROLE ALL RESET work_mem")
+
+
+@pytest.mark.parametrize("limit", [0, 7])
+def test_a_limit_of_connections_passes(one_source: Source, limit: int, tmp_path: Path) -> None:
+    """0 lets nobody but superusers in."""
+    endpoint = one_source.create(options=f"CONNECTION LIMIT {limit}")
+    assert_passes(proved(endpoint, tmp_path))
