@@ -21,6 +21,9 @@ _CHUNK_BYTES = 16 << 20
 _LARGE_OBJECTS_AT_ONCE = 1000
 _SEQUENCES_AT_ONCE = 200
 
+EXTENSION_VERSION = "EXTENSION VERSION"
+"""The kind of a difference in nothing but an extension's version, which is the server's matter."""
+
 
 @dataclass(frozen=True)
 class SchemaDifference:
@@ -69,6 +72,14 @@ class Inventory(Record):
             for item in self.items
             if item.kind == "EXTENSION"
         }
+
+
+@dataclass(frozen=True)
+class AvailableExtension:
+    """An extension that a server can create: the version that it would take, and all of them."""
+
+    default: str | None
+    versions: frozenset[str]
 
 
 class SequenceValue(Record):
@@ -405,6 +416,8 @@ def compare_inventories(source: Inventory, restored: Inventory) -> list[SchemaDi
     for key in sorted(wanted.keys() | found.keys()):
         if wanted.get(key) == found.get(key):
             continue
+        if key[0] == EXTENSION_VERSION and not (key in found and key in wanted):
+            continue  # so is the extension
         if key not in found:
             what, detail = "missing", ""
         elif key not in wanted:
@@ -416,10 +429,25 @@ def compare_inventories(source: Inventory, restored: Inventory) -> list[SchemaDi
     return differences
 
 
+def available_extensions(connection: Connection) -> dict[str, AvailableExtension]:
+    """Return the extensions that the server can create, by their names."""
+    return {
+        name: AvailableExtension(default, frozenset(versions))
+        for name, default, versions in connection.execute(
+            "SELECT e.name, e.default_version, pg_catalog.array_agg(v.version) "
+            "FROM pg_catalog.pg_available_extensions e "
+            "JOIN pg_catalog.pg_available_extension_versions v ON v.name = e.name GROUP BY 1, 2"
+        )
+    }
+
+
 def _by_identity(items: Iterable[Item]) -> dict[tuple[str, str], list[str]]:
     found: dict[tuple[str, str], list[str]] = {}
     for item in items:
         properties = item.properties
+        if item.kind == "EXTENSION":
+            version, _, properties = properties.partition(", ")
+            found[EXTENSION_VERSION, item.identity] = [version]
         if item.kind == "ROLE MEMBERSHIP":
             # Earlier releases named a role once for each of its grantors.
             properties = " ".join(dict.fromkeys(properties.split(" ")))

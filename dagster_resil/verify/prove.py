@@ -25,7 +25,13 @@ from dagster_resil.errors import (
     VaultError,
 )
 from dagster_resil.postgres.connection import Connection, Endpoint
-from dagster_resil.postgres.inventory import LargeObjects, read_sequences, take_inventory
+from dagster_resil.postgres.inventory import (
+    EXTENSION_VERSION,
+    LargeObjects,
+    available_extensions,
+    read_sequences,
+    take_inventory,
+)
 from dagster_resil.postgres.load import Loaded, LoadSettings, apply_globals, load_archive
 from dagster_resil.postgres.programs import Programs, client_for, server_for
 from dagster_resil.postgres.scratch import (
@@ -256,7 +262,7 @@ def _prove(
             raise
         begun = time.monotonic()
         target, loaded = load_into_scratch(
-            scratch, restorer, manifest, archive, settings=settings, progress=progress
+            scratch, restorer, manifest, archive, expected, settings=settings, progress=progress
         )
         findings.seconds["restore"] = time.monotonic() - begun
         if judge_archive() is not Verdict.PASS:
@@ -354,19 +360,33 @@ def archive_programs(manifest: Manifest, server: Programs) -> Programs:
 
 
 def _need_extensions(scratch: ScratchServer, expected: Expected) -> None:
-    available = scratch.available_extensions()
-    missing = sorted(
-        f"{name} {version}"
-        for name, version in expected.inventory.extensions().items()
-        if name not in available
-    )
+    with scratch.endpoint("template1").connect(autocommit=True) as connection:
+        available = available_extensions(connection)
+    missing = []
+    for name, version in sorted(expected.inventory.extensions().items()):
+        if name not in available:
+            missing.append(f"{name} {version}")
+        elif version not in available[name].versions:
+            missing.append(f"{name} {version} (it has {available[name].default})")
     if missing:
         raise NoServer(
             f"the PostgreSQL {scratch.version} server here lacks the extensions "
             + ", ".join(missing),
             hint="install their packages on this machine (Debian: postgresql-contrib, or "
-            "postgresql-MAJOR-NAME)",
+            "postgresql-MAJOR-NAME), of a release that has these versions",
         )
+
+
+def keep_extension_versions(archive: Archive, expected: Expected, connection: Connection) -> None:
+    """Have extensions restored in the source's versions, as far as the server can create them."""
+    available = available_extensions(connection)
+    archive.extension_versions = {
+        name: version
+        for name, version in expected.inventory.extensions().items()
+        if name in available
+        and version in available[name].versions
+        and version != available[name].default
+    }
 
 
 def load_into_scratch(
@@ -374,6 +394,7 @@ def load_into_scratch(
     restorer: Programs,
     manifest: Manifest,
     archive: Archive,
+    expected: Expected,
     *,
     settings: VerifySettings,
     progress: Progress,
@@ -392,6 +413,8 @@ def load_into_scratch(
     loaded = apply_globals(scratch.programs, target, roles, part="roles")
     if not loaded.clean:
         return target, loaded
+    with target.connect(autocommit=True) as connection:
+        keep_extension_versions(archive, expected, connection)
     return target, load_archive(
         restorer,
         target,
@@ -486,6 +509,11 @@ def compare_database(
             for difference in compare_state(connection, expected, restored.large_objects)
             if own_server or not is_about_the_server(difference)
         ]
+        versions = [each for each in differences if each.kind == EXTENSION_VERSION]
+        if versions and len(versions) == len(differences):
+            # It is the server that lacks the source's: that says nothing about the backup.
+            unsettled = unsettled or f"extension {versions[0].identity} {versions[0].detail}"
+            differences = []
     return Comparison(
         comparison,
         (
