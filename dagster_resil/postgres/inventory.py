@@ -456,14 +456,16 @@ def _by_identity(items: Iterable[Item]) -> dict[tuple[str, str], list[str]]:
 
 
 def read_sequences(connection: Connection) -> list[SequenceValue]:
-    """Return where every sequence stands now."""
+    """Return where every sequence stands now whose value is in a dump."""
     sequences = connection.execute(
         "SELECT n.nspname, c.relname, s.seqincrement, s.seqcycle FROM pg_catalog.pg_sequence s "
         "JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid "
         "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE c.relpersistence <> 't' AND "
+        "WHERE c.relpersistence <> 't' AND ("
         + _own("pg_class", "c.oid", "n.nspname")
-        + " ORDER BY 1, 2"
+        # What an extension has declared its configuration is dumped. What initdb made is not.
+        + " OR EXISTS (SELECT FROM pg_catalog.pg_extension e "
+        "WHERE e.oid >= 16384 AND c.oid = ANY (e.extconfig))) ORDER BY 1, 2"
     ).fetchall()
     values: list[SequenceValue] = []
     for first in range(0, len(sequences), _SEQUENCES_AT_ONCE):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from dagster_resil.backup.take import take_backup
-from dagster_resil.postgres.scratch import sweep
+from dagster_resil.postgres import scratch
 from dagster_resil.restore import restore_backup, restore_to_scratch
 from dagster_resil.vault.base import Vault
+from dagster_resil.vault.expected import INVENTORY_OBJECT, Expected
+from dagster_resil.verify.prove import verify_backup
 from dagster_resil.verify.verdict import Verdict
-from tests.conftest import Source
+from dagster_resil.workspace import Workspace
+from tests.conftest import Source, run_server, stock
 from tests.verify.test_oddities import assert_passes, proved
 
 OLD = (
@@ -53,8 +59,81 @@ def test_a_restore_without_the_version_says_so(one_source: Source, vault: Vault)
     manifest = take_backup(endpoint, vault, name="app")
     reports = [restore_backup(vault, manifest, one_source.create())]
     reports.append(restore_to_scratch(vault, manifest, keep_s=0).report)
-    sweep()
+    scratch.sweep()
     for report in reports:
         open_ = [check for check in report.checks if check.verdict is not Verdict.PASS]
         assert [check.verdict for check in open_] == [Verdict.INCONCLUSIVE], open_
         assert "extension hstore is version 1.8; in the source version 9.9" in open_[0].summary
+
+
+# --- rows and sequences of an extension's own ---------------------------------------------------
+
+# As pg_cron's script is, and one table with rows that come with it.
+CRON = """
+CREATE SCHEMA cron;
+CREATE SEQUENCE cron.jobid_seq;
+CREATE TABLE cron.job (jobid bigint PRIMARY KEY DEFAULT nextval('cron.jobid_seq'), command text);
+CREATE TABLE cron.zone (name text PRIMARY KEY, is_ours boolean NOT NULL DEFAULT true);
+INSERT INTO cron.zone VALUES ('UTC', false);
+SELECT pg_catalog.pg_extension_config_dump('cron.job', '');
+SELECT pg_catalog.pg_extension_config_dump('cron.jobid_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('cron.zone', 'WHERE is_ours');
+"""
+
+
+@pytest.fixture
+def cron_script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The script of an extension that this test's servers have."""
+    with Workspace() as space:
+        folder = space.path / "share" / "extension"
+        folder.mkdir(parents=True)
+        (folder / "pg_cron.control").write_text("default_version = '1.6'\nschema = pg_catalog\n")
+        script = folder / "pg_cron--1.6.sql"
+        script.write_text(CRON)
+        for place in (space.path, folder.parent, folder):
+            place.chmod(0o755)
+        monkeypatch.setitem(scratch._SETTINGS, "extension_control_path", f"{folder.parent}:$system")
+        yield script
+
+
+@pytest.fixture
+def with_cron(cron_script: Path) -> Iterator[Source]:
+    """A server that finds its extensions where it is told to, which 18 is the first to do."""
+    path = scratch._SETTINGS["extension_control_path"]
+    with run_server(stock(18), extension_control_path=path) as source:
+        yield source
+
+
+FILLED = (
+    "CREATE EXTENSION pg_cron",
+    "INSERT INTO cron.job (command) SELECT 'VACUUM' FROM generate_series(1, 5)",
+    "INSERT INTO cron.zone VALUES ('ours')",
+)
+
+
+def test_what_a_dump_holds_of_an_extension_comes_back(with_cron: Source, vault: Vault) -> None:
+    endpoint = with_cron.create()
+    with_cron.execute(endpoint, *FILLED)
+    manifest = take_backup(endpoint, vault, name="app")
+    receipt = verify_backup(vault, manifest)
+    assert_passes(receipt)
+    assert {table.title: table.rows for table in manifest.tables} == {"cron.job": 5, "cron.zone": 2}
+    report = restore_backup(vault, manifest, with_cron.create())
+    assert report.verdict is Verdict.PASS, report.checks
+
+
+def test_a_sequence_of_an_extension_is_backed_up(one_source: Source, vault: Vault) -> None:
+    endpoint = one_source.create()
+    one_source.execute(
+        endpoint,
+        "CREATE EXTENSION hstore",
+        "CREATE SEQUENCE s START 7",
+        "SELECT nextval('s')",
+        "ALTER EXTENSION hstore ADD SEQUENCE s",
+        "UPDATE pg_extension SET extconfig = ARRAY['s'::regclass::oid], extcondition = ARRAY[''] "
+        "WHERE extname = 'hstore'",
+    )
+    manifest = take_backup(endpoint, vault, name="app")
+    text = vault.read(f"app/backups/{manifest.backup_id}/{INVENTORY_OBJECT}")
+    [state] = Expected.model_validate_json(text).sequences
+    assert (state.name, state.last_value, state.is_called) == ("s", 7, True)
