@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import psycopg
+from psycopg import sql
 from pydantic import ValidationError
 
 import dagster_resil
@@ -267,7 +268,10 @@ def _prove(
         findings.seconds["restore"] = time.monotonic() - begun
         if judge_archive() is not Verdict.PASS:
             return
-        clean = findings.add(_restored(loaded, scratch, manifest, findings.seconds["restore"]))
+        restored = _restored(loaded, scratch, manifest, findings.seconds["restore"])
+        if restored.verdict is Verdict.FAIL:
+            restored = _unless_an_extension_is_refused(restored, scratch, manifest, expected)
+        clean = findings.add(restored)
         if clean is not Verdict.PASS:
             findings.rest_is_open("the restore did not end cleanly, so there is nothing to compare")
             return
@@ -444,6 +448,36 @@ def _restored(
         summary=first + (f" (and {count - 1} more errors)" if count > 1 else ""),
         details=loaded.errors,
     )
+
+
+def _unless_an_extension_is_refused(
+    check: Check, scratch: ScratchServer, manifest: Manifest, expected: Expected
+) -> Check:
+    """Make a FAIL of ``restores_cleanly`` INCONCLUSIVE where the machine may be to blame.
+
+    One that a database with nothing in it can't have either (pg_cron, which has to be preloaded
+    and then wants a database of its own choice) is missing here, and what follows may be for that.
+    """
+    empty = scratch_database_maker(scratch, manifest)("resil_extensions")
+    with empty.connect() as connection:
+        for name, version in sorted(expected.inventory.extensions().items()):
+            try:
+                connection.execute(
+                    sql.SQL("CREATE EXTENSION IF NOT EXISTS {} VERSION {} CASCADE").format(
+                        sql.Identifier(name), sql.Literal(version)
+                    )
+                )
+            except psycopg.Error as error:
+                words = str(error).strip().split("\n", 1)[0]
+                return check.model_copy(
+                    update={
+                        "verdict": Verdict.INCONCLUSIVE,
+                        "summary": f"the PostgreSQL {scratch.version} server here can't create "
+                        f"extension {name} {version}: {words}",
+                    }
+                )
+            connection.rollback()  # the next may be in the way of this one
+    return check
 
 
 def compare_database(

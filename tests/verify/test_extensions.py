@@ -79,6 +79,13 @@ SELECT pg_catalog.pg_extension_config_dump('cron.job', '');
 SELECT pg_catalog.pg_extension_config_dump('cron.jobid_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('cron.zone', 'WHERE is_ours');
 """
+NOT_PRELOADED = """
+DO $$ BEGIN
+  IF current_database() <> current_setting('cron.database_name') THEN
+    RAISE EXCEPTION 'can only create extension in database postgres';
+  END IF;
+END $$;
+"""
 
 
 @pytest.fixture
@@ -122,6 +129,23 @@ def test_what_a_dump_holds_of_an_extension_comes_back(with_cron: Source, vault: 
     assert report.verdict is Verdict.PASS, report.checks
 
 
+def test_an_extension_that_can_not_be_created_here_leaves_it_open(
+    with_cron: Source, cron_script: Path, vault: Vault
+) -> None:
+    """Not every server is set up for every extension that it has."""
+    endpoint = with_cron.create()
+    with_cron.execute(endpoint, *FILLED)
+    manifest = take_backup(endpoint, vault, name="app")
+    cron_script.write_text(NOT_PRELOADED + CRON)
+    receipt = verify_backup(vault, manifest)
+    assert receipt.verdict is Verdict.INCONCLUSIVE, receipt.checks
+    assert receipt.check("archive_intact").verdict is Verdict.PASS
+    found = receipt.check("restores_cleanly")
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "pg_cron" in found.summary
+    assert "cron.database_name" in found.summary
+
+
 def test_a_sequence_of_an_extension_is_backed_up(one_source: Source, vault: Vault) -> None:
     endpoint = one_source.create()
     one_source.execute(
@@ -137,3 +161,5 @@ def test_a_sequence_of_an_extension_is_backed_up(one_source: Source, vault: Vaul
     text = vault.read(f"app/backups/{manifest.backup_id}/{INVENTORY_OBJECT}")
     [state] = Expected.model_validate_json(text).sequences
     assert (state.name, state.last_value, state.is_called) == ("s", 7, True)
+    # No script of hstore's makes that sequence: it is the backup that can't be restored.
+    assert verify_backup(vault, manifest).check("restores_cleanly").verdict is Verdict.FAIL
