@@ -48,8 +48,10 @@ def read_globals(connection: Connection) -> str:
     lines += _roles(connection)
     lines += _memberships(connection)
     lines += ["\\endif", *_tablespaces(connection), "\\if :settings"]
-    lines += _settings(connection)
+    lines += _settings(connection, of_all=False)
     lines += _database(connection)
+    # They take a superuser, and psql ends at the first error.
+    lines += _settings(connection, of_all=True)
     lines.append("\\endif")
     return "\n".join(lines) + "\n"
 
@@ -93,24 +95,35 @@ def _roles(connection: Connection) -> Iterator[str]:
 
 
 def _memberships(connection: Connection) -> Iterator[str]:
+    # From 16 on a role may be granted by several grantors. Here there is one, whose later grant
+    # would undo an option of the one before it.
     options = (
-        "admin_option, inherit_option, set_option"
+        "pg_catalog.bool_or(admin_option), pg_catalog.bool_or(inherit_option), "
+        "pg_catalog.bool_or(set_option)"
         if connection.info.server_version >= 160000
-        else "admin_option, NULL, NULL"
+        else "pg_catalog.bool_or(admin_option), NULL, NULL"
     )
     rows = connection.execute(
-        "SELECT DISTINCT r.rolname, m.rolname, "
-        f"{options} FROM pg_catalog.pg_auth_members a "
+        f"SELECT r.rolname, m.rolname, {options} FROM pg_catalog.pg_auth_members a "
         "JOIN pg_catalog.pg_roles r ON r.oid = a.roleid "
         "JOIN pg_catalog.pg_roles m ON m.oid = a.member "
-        "WHERE m.rolname !~ '^pg_' ORDER BY 1, 2"
+        "WHERE m.rolname !~ '^pg_' GROUP BY 1, 2 ORDER BY 1, 2"
     ).fetchall()
     for role, member, admin, inherit, may_set in rows:
         grant = _render(connection, "GRANT {} TO {}", sql.Identifier(role), sql.Identifier(member))
-        if inherit is None:
-            yield grant + (" WITH ADMIN OPTION;" if admin else ";")
-        else:
-            yield grant + f" WITH ADMIN {admin}, INHERIT {inherit}, SET {may_set};"
+        yield grant + (f" WITH INHERIT {inherit}, SET {may_set};" if inherit is not None else ";")
+        if admin:
+            # Who has created the role has ADMIN by that, and may not grant it to itself.
+            yield _render(
+                connection,
+                "SELECT {} WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members a "
+                "JOIN pg_catalog.pg_roles r ON r.oid = a.roleid "
+                "JOIN pg_catalog.pg_roles m ON m.oid = a.member "
+                "WHERE r.rolname = {} AND m.rolname = {} AND a.admin_option) \\gexec",
+                sql.Literal(grant + " WITH ADMIN OPTION"),
+                sql.Literal(role),
+                sql.Literal(member),
+            )
 
 
 def _tablespaces(connection: Connection) -> Iterator[str]:
@@ -132,18 +145,23 @@ def _tablespaces(connection: Connection) -> Iterator[str]:
         yield "-- " + text.replace("\n", "\n-- ")
 
 
-def _settings(connection: Connection) -> Iterator[str]:
+def _settings(connection: Connection, *, of_all: bool) -> Iterator[str]:
+    """Yield settings: those of every role in every database, or all the others."""
     rows = connection.execute(
         "SELECT r.rolname, s.setdatabase <> 0, pg_catalog.unnest(s.setconfig) "
         "FROM pg_catalog.pg_db_role_setting s "
         "LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole "
         "WHERE s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database "
         "WHERE datname = pg_catalog.current_database())) "
-        "AND (s.setrole = 0 OR r.rolname !~ '^pg_') ORDER BY 1 NULLS FIRST, 2, 3"
+        "AND (s.setrole = 0 OR r.rolname !~ '^pg_') "
+        "AND (s.setrole = 0 AND s.setdatabase = 0) = %s ORDER BY 1 NULLS FIRST, 2, 3",
+        [of_all],
     ).fetchall()
     for role, of_database, setting in rows:
         name, _, value = setting.partition("=")
-        if role is None:
+        if of_all:
+            head = "ALTER ROLE ALL"
+        elif role is None:
             head = 'ALTER DATABASE :"db"'
         else:
             head = _render(connection, "ALTER ROLE {}", sql.Identifier(role))
@@ -196,7 +214,7 @@ def _database(connection: Connection) -> Iterator[str]:
         raise AssertionError("no database")
     owner, has_grants, limit, comment = row
     yield _render(connection, 'ALTER DATABASE :"db" OWNER TO {};', sql.Identifier(owner))
-    if limit > 0:
+    if limit != -1:
         yield f'ALTER DATABASE :"db" CONNECTION LIMIT {limit};'
     if comment is not None:
         yield _render(connection, 'COMMENT ON DATABASE :"db" IS {};', sql.Literal(comment))

@@ -137,6 +137,26 @@ class TableOfContents:
             self, entries=tuple(entry for entry in self.entries if entry.file_name not in files)
         )
 
+    def with_extension_versions(self, versions: Mapping[str, str]) -> TableOfContents:
+        """Return it with some extensions to be created in a version other than the default.
+
+        pg_dump leaves the version to the server that restores.
+
+        :param versions: an extension's name → its version.
+        """
+        entries = []
+        for entry in self.entries:
+            version = versions.get(entry.tag) if entry.kind == "EXTENSION" else None
+            if version is not None and entry.definition:
+                create = entry.definition.rstrip().removesuffix(";")
+                quoted = version.replace("'", "''")
+                entries.append(
+                    replace(entry, definition=f"{create} VERSION '{quoted}';\n\n\n", raw=None)
+                )
+            else:
+                entries.append(entry)
+        return replace(self, entries=tuple(entries))
+
     def only_drops(self) -> TableOfContents:
         """Return one that, restored with ``--clean``, drops every object and creates none."""
         return replace(

@@ -21,6 +21,9 @@ _CHUNK_BYTES = 16 << 20
 _LARGE_OBJECTS_AT_ONCE = 1000
 _SEQUENCES_AT_ONCE = 200
 
+EXTENSION_VERSION = "EXTENSION VERSION"
+"""The kind of a difference in nothing but an extension's version, which is the server's matter."""
+
 
 @dataclass(frozen=True)
 class SchemaDifference:
@@ -53,11 +56,14 @@ class Item(Record):
 class Inventory(Record):
     """Everything that was looked at, sorted.
 
-    ``not_read`` names the kinds that the login may not read.
+    ``not_read`` names the kinds that the login may not read. ``membership_options`` are apart from
+    the items because earlier releases have not kept them: with one of their inventories nothing
+    but the items is compared.
     """
 
     items: tuple[Item, ...]
     not_read: tuple[str, ...] = ()
+    membership_options: tuple[Item, ...] = ()
 
     def extensions(self) -> dict[str, str]:
         """Return the extensions and their versions."""
@@ -66,6 +72,14 @@ class Inventory(Record):
             for item in self.items
             if item.kind == "EXTENSION"
         }
+
+
+@dataclass(frozen=True)
+class AvailableExtension:
+    """An extension that a server can create: the version that it would take, and all of them."""
+
+    default: str | None
+    versions: frozenset[str]
 
 
 class SequenceValue(Record):
@@ -136,6 +150,7 @@ def _queries(version: int) -> dict[str, str]:
     """Return a query for each part: kind, identity, properties."""
     relation_name = _NAME.format("c.relname")
     own_relation = _own("pg_class", "c.oid", "n.nspname")
+    role = 'r.rolname::pg_catalog.text COLLATE "C"'
     queries = {
         "extensions": (
             "SELECT 'EXTENSION', e.extname, 'version ' || e.extversion || ', schema ' || "
@@ -324,8 +339,10 @@ def _queries(version: int) -> dict[str, str]:
             "FROM pg_catalog.pg_largeobject_metadata m"
         ),
         "settings": (
-            "SELECT CASE WHEN s.setrole = 0 THEN 'DATABASE SETTING' ELSE 'ROLE SETTING' END, "
-            "COALESCE(r.rolname, '') || CASE WHEN s.setdatabase = 0 THEN '' ELSE ' here' END "
+            # One of every role in every database is about the server, as a role's own are.
+            "SELECT CASE WHEN s.setrole = 0 AND s.setdatabase <> 0 THEN 'DATABASE SETTING' "
+            "ELSE 'ROLE SETTING' END, COALESCE(r.rolname, CASE WHEN s.setdatabase = 0 THEN 'ALL' "
+            "ELSE '' END) || CASE WHEN s.setdatabase = 0 THEN '' ELSE ' here' END "
             "|| ' ' || pg_catalog.split_part(c, '=', 1), c "
             "FROM pg_catalog.pg_db_role_setting s CROSS JOIN pg_catalog.unnest(s.setconfig) c "
             "LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole "
@@ -340,36 +357,67 @@ def _queries(version: int) -> dict[str, str]:
             "WHERE d.datname = pg_catalog.current_database()"
         ),
         "memberships": (
-            "SELECT DISTINCT 'ROLE MEMBERSHIP', m.rolname, 'of ' || (SELECT pg_catalog.string_agg("
-            "r.rolname, ' ' ORDER BY r.rolname) FROM pg_catalog.pg_auth_members b "
-            "JOIN pg_catalog.pg_roles r ON r.oid = b.roleid WHERE b.member = m.oid) "
+            # From 16 on a role may be granted by several grantors, which a restore makes one.
+            "SELECT 'ROLE MEMBERSHIP', m.rolname, 'of ' || pg_catalog.string_agg("
+            f"DISTINCT {role}, ' ' ORDER BY {role}) "
             "FROM pg_catalog.pg_auth_members a "
-            "JOIN pg_catalog.pg_roles m ON m.oid = a.member WHERE m.rolname !~ '^pg_'"
+            "JOIN pg_catalog.pg_roles r ON r.oid = a.roleid "
+            "JOIN pg_catalog.pg_roles m ON m.oid = a.member WHERE m.rolname !~ '^pg_' "
+            "GROUP BY m.rolname"
         ),
     }
     del version  # every query reads what versions 12 to 18 have in common
     return queries
 
 
+def _membership_options(version: int) -> str:
+    """Return the query for what each membership allows, whoever has granted it."""
+    options = {"admin": "admin_option"}
+    if version >= 160000:
+        options |= {"inherit": "inherit_option", "set": "set_option"}
+    words = ", ".join(
+        f"CASE WHEN pg_catalog.bool_or(a.{column}) THEN '{word}' END"
+        for word, column in options.items()
+    )
+    return (
+        "SELECT 'ROLE MEMBERSHIP', m.rolname || ' of ' || r.rolname, "
+        f"pg_catalog.concat_ws(' ', 'with', {words}) FROM pg_catalog.pg_auth_members a "
+        "JOIN pg_catalog.pg_roles r ON r.oid = a.roleid "
+        "JOIN pg_catalog.pg_roles m ON m.oid = a.member WHERE m.rolname !~ '^pg_' "
+        "GROUP BY m.rolname, r.rolname"
+    )
+
+
 def take_inventory(connection: Connection) -> Inventory:
     """Return the inventory of the connected database, as the transaction's snapshot shows it."""
-    items: list[Item] = []
-    for query in _queries(connection.info.server_version).values():
-        items += [
-            Item(kind=kind, identity=identity, properties=properties or "")
-            for kind, identity, properties in connection.execute(query)
-        ]
-    items.sort(key=lambda item: (item.kind, item.identity, item.properties))
-    return Inventory(items=tuple(items))
+    version = connection.info.server_version
+    return Inventory(
+        items=_read_items(connection, _queries(version).values()),
+        membership_options=_read_items(connection, [_membership_options(version)]),
+    )
+
+
+def _read_items(connection: Connection, queries: Iterable[str]) -> tuple[Item, ...]:
+    items = [
+        Item(kind=kind, identity=identity, properties=properties or "")
+        for query in queries
+        for kind, identity, properties in connection.execute(query)
+    ]
+    return tuple(sorted(items, key=lambda item: (item.kind, item.identity, item.properties)))
 
 
 def compare_inventories(source: Inventory, restored: Inventory) -> list[SchemaDifference]:
     """Return what of the source's inventory is missing, different or too much."""
     wanted, found = _by_identity(source.items), _by_identity(restored.items)
+    if source.membership_options:
+        wanted |= _by_identity(source.membership_options)
+        found |= _by_identity(restored.membership_options)
     differences = []
     for key in sorted(wanted.keys() | found.keys()):
         if wanted.get(key) == found.get(key):
             continue
+        if key[0] == EXTENSION_VERSION and not (key in found and key in wanted):
+            continue  # so is the extension
         if key not in found:
             what, detail = "missing", ""
         elif key not in wanted:
@@ -381,22 +429,43 @@ def compare_inventories(source: Inventory, restored: Inventory) -> list[SchemaDi
     return differences
 
 
+def available_extensions(connection: Connection) -> dict[str, AvailableExtension]:
+    """Return the extensions that the server can create, by their names."""
+    return {
+        name: AvailableExtension(default, frozenset(versions))
+        for name, default, versions in connection.execute(
+            "SELECT e.name, e.default_version, pg_catalog.array_agg(v.version) "
+            "FROM pg_catalog.pg_available_extensions e "
+            "JOIN pg_catalog.pg_available_extension_versions v ON v.name = e.name GROUP BY 1, 2"
+        )
+    }
+
+
 def _by_identity(items: Iterable[Item]) -> dict[tuple[str, str], list[str]]:
     found: dict[tuple[str, str], list[str]] = {}
     for item in items:
-        found.setdefault((item.kind, item.identity), []).append(item.properties)
+        properties = item.properties
+        if item.kind == "EXTENSION":
+            version, _, properties = properties.partition(", ")
+            found[EXTENSION_VERSION, item.identity] = [version]
+        if item.kind == "ROLE MEMBERSHIP":
+            # Earlier releases named a role once for each of its grantors.
+            properties = " ".join(dict.fromkeys(properties.split(" ")))
+        found.setdefault((item.kind, item.identity), []).append(properties)
     return {key: sorted(values) for key, values in found.items()}
 
 
 def read_sequences(connection: Connection) -> list[SequenceValue]:
-    """Return where every sequence stands now."""
+    """Return where every sequence stands now whose value is in a dump."""
     sequences = connection.execute(
         "SELECT n.nspname, c.relname, s.seqincrement, s.seqcycle FROM pg_catalog.pg_sequence s "
         "JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid "
         "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE c.relpersistence <> 't' AND "
+        "WHERE c.relpersistence <> 't' AND ("
         + _own("pg_class", "c.oid", "n.nspname")
-        + " ORDER BY 1, 2"
+        # What an extension has declared its configuration is dumped. What initdb made is not.
+        + " OR EXISTS (SELECT FROM pg_catalog.pg_extension e "
+        "WHERE e.oid >= 16384 AND c.oid = ANY (e.extconfig))) ORDER BY 1, 2"
     ).fetchall()
     values: list[SequenceValue] = []
     for first in range(0, len(sequences), _SEQUENCES_AT_ONCE):

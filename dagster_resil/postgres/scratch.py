@@ -145,16 +145,6 @@ class ScratchServer:
                 ) from error
         return self.endpoint(name)
 
-    def available_extensions(self) -> dict[str, set[str]]:
-        """Return which versions of which extensions it could install."""
-        with self.endpoint("template1").connect(autocommit=True) as connection:
-            found: dict[str, set[str]] = {}
-            for name, version in connection.execute(
-                "SELECT name, version FROM pg_catalog.pg_available_extension_versions"
-            ):
-                found.setdefault(name, set()).add(version)
-            return found
-
 
 def _locale_hint(collation: Collation) -> str:
     if collation.provider == "icu":

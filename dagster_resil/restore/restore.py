@@ -32,6 +32,7 @@ from dagster_resil.verify.prove import (
     VerifySettings,
     archive_programs,
     compare_database,
+    keep_extension_versions,
     load_into_scratch,
     read_expected,
     scratch_database_maker,
@@ -221,6 +222,9 @@ def restore_backup(
         archive, expected = _fetched(Backups(vault), manifest, space, 0, settings, progress)
         folder = archive.folder
         seconds["fetch"] = round(time.monotonic() - begun, 3)
+        if identity.major == manifest.source.major:
+            with _reached(target) as connection:
+                keep_extension_versions(archive, expected, connection)
         began = time.monotonic()
         _load(restorer, target, manifest, archive, settings, progress)
         seconds["restore"] = round(time.monotonic() - began, 3)
@@ -402,6 +406,7 @@ def restore_to_scratch(
                 archive_programs(manifest, programs),
                 manifest,
                 archive,
+                expected,
                 settings=VerifySettings(jobs=settings.jobs, timeout_s=settings.timeout_s),
                 progress=progress,
                 kept=True,

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +55,8 @@ class Archive:
     """The objects of one backup, while it is being restored.
 
     :param folder: where the objects go that are copied first.
+    :ivar extension_versions: in which versions extensions are restored, where not in the server's
+        default.
     """
 
     def __init__(self, backups: Backups, manifest: Manifest, folder: Path) -> None:
@@ -76,6 +78,7 @@ class Archive:
             part.name for streamed in self._streamed for part in streamed.parts
         }
         self._contents: TableOfContents | None = None
+        self.extension_versions: Mapping[str, str] = {}
 
     def _large(self, table: Table) -> _Streamed | None:
         """Return how a table is streamed, if it is large enough for that.
@@ -318,7 +321,9 @@ class Archive:
 
     def local_contents(self) -> TableOfContents:
         """Return the table of contents without what is streamed."""
-        return self.contents.without_data_of({each.file for each in self._streamed})
+        return self.contents.without_data_of(
+            {each.file for each in self._streamed}
+        ).with_extension_versions(self.extension_versions)
 
     def check(self, *, jobs: int, progress: Progress) -> Check:
         """Return ``archive_intact``; what no restore has read so far is read for it."""

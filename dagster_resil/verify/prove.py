@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import psycopg
+from psycopg import sql
 from pydantic import ValidationError
 
 import dagster_resil
@@ -25,7 +26,13 @@ from dagster_resil.errors import (
     VaultError,
 )
 from dagster_resil.postgres.connection import Connection, Endpoint
-from dagster_resil.postgres.inventory import LargeObjects, read_sequences, take_inventory
+from dagster_resil.postgres.inventory import (
+    EXTENSION_VERSION,
+    LargeObjects,
+    available_extensions,
+    read_sequences,
+    take_inventory,
+)
 from dagster_resil.postgres.load import Loaded, LoadSettings, apply_globals, load_archive
 from dagster_resil.postgres.programs import Programs, client_for, server_for
 from dagster_resil.postgres.scratch import (
@@ -256,12 +263,15 @@ def _prove(
             raise
         begun = time.monotonic()
         target, loaded = load_into_scratch(
-            scratch, restorer, manifest, archive, settings=settings, progress=progress
+            scratch, restorer, manifest, archive, expected, settings=settings, progress=progress
         )
         findings.seconds["restore"] = time.monotonic() - begun
         if judge_archive() is not Verdict.PASS:
             return
-        clean = findings.add(_restored(loaded, scratch, manifest, findings.seconds["restore"]))
+        restored = _restored(loaded, scratch, manifest, findings.seconds["restore"])
+        if restored.verdict is Verdict.FAIL:
+            restored = _unless_an_extension_is_refused(restored, scratch, manifest, expected)
+        clean = findings.add(restored)
         if clean is not Verdict.PASS:
             findings.rest_is_open("the restore did not end cleanly, so there is nothing to compare")
             return
@@ -362,19 +372,33 @@ def archive_programs(manifest: Manifest, server: Programs) -> Programs:
 
 
 def _need_extensions(scratch: ScratchServer, expected: Expected) -> None:
-    available = scratch.available_extensions()
-    missing = sorted(
-        f"{name} {version}"
-        for name, version in expected.inventory.extensions().items()
-        if name not in available
-    )
+    with scratch.endpoint("template1").connect(autocommit=True) as connection:
+        available = available_extensions(connection)
+    missing = []
+    for name, version in sorted(expected.inventory.extensions().items()):
+        if name not in available:
+            missing.append(f"{name} {version}")
+        elif version not in available[name].versions:
+            missing.append(f"{name} {version} (it has {available[name].default})")
     if missing:
         raise NoServer(
             f"the PostgreSQL {scratch.version} server here lacks the extensions "
             + ", ".join(missing),
             hint="install their packages on this machine (Debian: postgresql-contrib, or "
-            "postgresql-MAJOR-NAME)",
+            "postgresql-MAJOR-NAME), of a release that has these versions",
         )
+
+
+def keep_extension_versions(archive: Archive, expected: Expected, connection: Connection) -> None:
+    """Have extensions restored in the source's versions, as far as the server can create them."""
+    available = available_extensions(connection)
+    archive.extension_versions = {
+        name: version
+        for name, version in expected.inventory.extensions().items()
+        if name in available
+        and version in available[name].versions
+        and version != available[name].default
+    }
 
 
 def load_into_scratch(
@@ -382,6 +406,7 @@ def load_into_scratch(
     restorer: Programs,
     manifest: Manifest,
     archive: Archive,
+    expected: Expected,
     *,
     settings: VerifySettings,
     progress: Progress,
@@ -400,6 +425,8 @@ def load_into_scratch(
     loaded = apply_globals(scratch.programs, target, roles, part="roles")
     if not loaded.clean:
         return target, loaded
+    with target.connect(autocommit=True) as connection:
+        keep_extension_versions(archive, expected, connection)
     return target, load_archive(
         restorer,
         target,
@@ -429,6 +456,36 @@ def _restored(
         summary=first + (f" (and {count - 1} more errors)" if count > 1 else ""),
         details=loaded.errors,
     )
+
+
+def _unless_an_extension_is_refused(
+    check: Check, scratch: ScratchServer, manifest: Manifest, expected: Expected
+) -> Check:
+    """Make a FAIL of ``restores_cleanly`` INCONCLUSIVE where the machine may be to blame.
+
+    One that a database with nothing in it can't have either (pg_cron, which has to be preloaded
+    and then wants a database of its own choice) is missing here, and what follows may be for that.
+    """
+    empty = scratch_database_maker(scratch, manifest)("resil_extensions")
+    with empty.connect() as connection:
+        for name, version in sorted(expected.inventory.extensions().items()):
+            try:
+                connection.execute(
+                    sql.SQL("CREATE EXTENSION IF NOT EXISTS {} VERSION {} CASCADE").format(
+                        sql.Identifier(name), sql.Literal(version)
+                    )
+                )
+            except psycopg.Error as error:
+                words = str(error).strip().split("\n", 1)[0]
+                return check.model_copy(
+                    update={
+                        "verdict": Verdict.INCONCLUSIVE,
+                        "summary": f"the PostgreSQL {scratch.version} server here can't create "
+                        f"extension {name} {version}: {words}",
+                    }
+                )
+            connection.rollback()  # the next may be in the way of this one
+    return check
 
 
 def compare_database(
@@ -494,6 +551,11 @@ def compare_database(
             for difference in compare_state(connection, expected, restored.large_objects)
             if own_server or not is_about_the_server(difference)
         ]
+        versions = [each for each in differences if each.kind == EXTENSION_VERSION]
+        if versions and len(versions) == len(differences):
+            # It is the server that lacks the source's: that says nothing about the backup.
+            unsettled = unsettled or f"extension {versions[0].identity} {versions[0].detail}"
+            differences = []
     return Comparison(
         comparison,
         (
