@@ -17,7 +17,7 @@ from dagster_resil.restore import restore_backup
 from dagster_resil.vault import open_vault
 from dagster_resil.verify.prove import verify_backup
 from dagster_resil.verify.verdict import Verdict
-from tests.conftest import Source
+from tests.conftest import Source, run_server, stock
 from tests.graft import graft
 from tests.verify.test_oddities import assert_passes, proved
 
@@ -43,6 +43,13 @@ def seventeen(servers: Callable[[int], Source]) -> Iterator[Source]:
     found = servers(17)
     yield found
     found.drop_all()
+
+
+@pytest.fixture
+def seventeen_alone() -> Iterator[Source]:
+    """One without other tests' roles, which no login but a superuser could restore."""
+    with run_server(stock(17)) as found:
+        yield found
 
 
 def read_roles(source: Source) -> tuple[Item, ...]:
@@ -102,8 +109,9 @@ def test_an_inventory_without_options_stays_comparable(one_source: Source) -> No
     assert compare_inventories(Inventory(items=(*now.items, other)), restored)
 
 
-def test_who_creates_the_roles_may_be_their_member(seventeen: Source, tmp_path: Path) -> None:
+def test_who_creates_the_roles_may_be_their_member(seventeen_alone: Source, tmp_path: Path) -> None:
     """It has ADMIN by that, which it may not grant itself."""
+    seventeen = seventeen_alone
     vault = open_vault((tmp_path / "vault").as_uri())
     with roles(seventeen, *CREATED_BY_ITS_MEMBER):
         manifest = take_backup(seventeen.create(options="OWNER adm"), vault, name="app")
