@@ -19,6 +19,7 @@ from dagster_resil.components.protected_database import Connection, VaultPlace
 from dagster_resil.demo.damage import LocalBackup
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.postgres.scratch import sweep
 from dagster_resil.vault import open_vault
 from dagster_resil.vault.backups import Backups
 from tests.conftest import Source
@@ -160,3 +161,14 @@ def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
     monkeypatch.setenv("RESIL_ALERT_URLS", hook.url)
     yield hook
     hook.close()
+
+
+def restored(result: dg.ExecuteInProcessResult) -> str:
+    """Return the id of what a run has restored into a scratch server, which is removed."""
+    assert result.success, failure(result)
+    [output] = [e for e in result.all_events if e.event_type is dg.DagsterEventType.STEP_OUTPUT]
+    metadata = output.step_output_data.metadata
+    place = str(metadata["address"].value).split("passfile=")[1].strip("\"'")
+    Path(place).with_name("keep_until").write_text("0")
+    sweep()
+    return str(metadata["backup_id"].value)

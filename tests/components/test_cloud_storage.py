@@ -12,7 +12,7 @@ from dagster_resil.components.protected_database import CloudStorage, VaultPlace
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.vault.backups import Backups
 from dagster_resil.verify.verdict import Verdict
-from tests.components.conftest import Project, component, failure
+from tests.components.conftest import Project, component, failure, restored
 from tests.conftest import Source
 from tests.localcloud.cloud import Cloud
 
@@ -45,9 +45,9 @@ def test_a_backup_by_way_of_the_resource(
         result = project.materialize()
         assert result.success, failure(result)
         assert project.evaluations("contents_match")[0][0]
-        for job in ("app_verify", "app_restore"):
-            result = project.run(job, partition_key=project.open)
-            assert result.success, failure(result)
+        result = project.run("app_verify", partition_key=project.open)
+        assert result.success, failure(result)
+        restored(project.run("app_restore", partition_key=project.open))
     vault = cloud.vault(bucket, "v")
     [entry] = Backups(vault).entries().backups
     assert (entry.verdict, entry.receipts) == (Verdict.PASS, 2)

@@ -24,7 +24,7 @@ from dagster_resil.vault.backups import Backups, manifest_name
 from dagster_resil.vault.model import Receipt
 from dagster_resil.verify.prove import CHECKS
 from dagster_resil.verify.verdict import Verdict
-from tests.components.conftest import ASSET, Project, component, failure
+from tests.components.conftest import ASSET, Project, component, failure, restored
 
 
 def test_a_materialization_is_taken_and_proved(project: Project) -> None:
@@ -223,17 +223,6 @@ def test_a_failed_backup_is_not_restored(project: Project) -> None:
     project.run("app_verify", partition_key=project.open)
     result = project.run("app_restore", partition_key=project.open)
     assert "no proved backup" in failure(result)
-
-
-def restored(result: dg.ExecuteInProcessResult) -> str:
-    """Return the id of what a run has restored into a scratch server, which is removed."""
-    assert result.success, failure(result)
-    [output] = [e for e in result.all_events if e.event_type is dg.DagsterEventType.STEP_OUTPUT]
-    metadata = output.step_output_data.metadata
-    place = str(metadata["address"].value).split("passfile=")[1].strip("\"'")
-    Path(place).with_name("keep_until").write_text("0")
-    sweep()
-    return str(metadata["backup_id"].value)
 
 
 def test_a_newest_backup_that_can_not_be_read_is_not_passed_over(project: Project) -> None:
