@@ -30,6 +30,7 @@ from dagster_resil.demo.damage import (
 )
 from dagster_resil.demo.laptop import FOLDER, Laptop, run_laptop
 from dagster_resil.errors import BackupFailed, ResilError
+from dagster_resil.postgres.server import dies_with_us
 from dagster_resil.process import Child, on_stop
 from dagster_resil.progress import Step
 from dagster_resil.vault import bucket_and_prefix, open_vault
@@ -71,7 +72,14 @@ def _materialize(laptop: Laptop, tell: Callable[[str], None]) -> Manifest:
     :raises BackupFailed: the run failed.
     """
     with Child(
-        [sys.executable, "-m", "dagster_resil.components.materialize", "shop"],
+        [
+            # Its storage ends with us, and without that it hears no other signal.
+            *dies_with_us("KILL"),
+            sys.executable,
+            "-m",
+            "dagster_resil.components.materialize",
+            "shop",
+        ],
         env={**os.environ, **laptop.environment},
         cwd=laptop.folder,
         name="dagster",

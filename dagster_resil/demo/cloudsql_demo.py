@@ -19,6 +19,7 @@ from rich.text import Text
 from dagster_resil import logs
 from dagster_resil.demo.laptop import CLOUD_DAYS, CLOUD_VAULT, FOLDER, Laptop, run_laptop
 from dagster_resil.errors import BackupFailed, ResilError
+from dagster_resil.postgres.server import dies_with_us
 from dagster_resil.process import Child, on_stop
 from dagster_resil.vault import open_vault
 from dagster_resil.vault.backups import Backups
@@ -38,7 +39,14 @@ def _run(laptop: Laptop, *words: str) -> dict[str, str]:
     :raises BackupFailed: the run failed.
     """
     with Child(
-        [sys.executable, "-m", "dagster_resil.components.materialize", *words],
+        [
+            # Its storage ends with us, and without that it hears no other signal.
+            *dies_with_us("KILL"),
+            sys.executable,
+            "-m",
+            "dagster_resil.components.materialize",
+            *words,
+        ],
         env={**os.environ, **laptop.environment},
         cwd=laptop.folder,
         name="dagster",

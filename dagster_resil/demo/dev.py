@@ -27,6 +27,7 @@ from dagster_resil.demo.laptop import (
 from dagster_resil.errors import ConfigurationError, ResilError
 from dagster_resil.localcloud.identities import PROJECT
 from dagster_resil.localcloud.running import REGIONS
+from dagster_resil.postgres.server import dies_with_us
 from dagster_resil.process import Child, on_stop
 
 _START_TIMEOUT_S = 90
@@ -118,7 +119,9 @@ def run_dagster(
     with ExitStack() as stack:
 
         def start(name: str, *words: str) -> None:
-            command = [sys.executable, "-m", *words, "-w", str(workspace_file())]
+            # A signal that nobody can catch would leave them at work, on the port.
+            command = [*dies_with_us("TERM"), sys.executable, "-m", *words]
+            command += ["-w", str(workspace_file())]
             running[name] = stack.enter_context(
                 Child(command, env=environment, cwd=laptop.folder, name=name)
             )

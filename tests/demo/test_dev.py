@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 import requests
 
 _TIMEOUT_S = 240
@@ -40,7 +41,10 @@ def started(pid: int) -> str:
     return "" if fields[0] == "Z" else fields[19]
 
 
-def test_it_says_what_there_is_and_ends_with_ctrl_c(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_it_says_what_there_is_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C ends it; what nobody can catch ends what it has started, too."""
+    caught = number == signal.SIGINT
     port = free_port()
     folder = tmp_path / "laptop"
     command = [sys.executable, "-m", "dagster_resil.demo.dev", "--port", str(port)]
@@ -70,8 +74,8 @@ def test_it_says_what_there_is_and_ends_with_ctrl_c(tmp_path: Path) -> None:
             children = descendants(dev.pid)
             assert len(children) > 10  # servers, local cloud, webserver, daemon, code server
             begun = time.monotonic()
-            dev.send_signal(signal.SIGINT)
-            assert dev.wait(timeout=60) == 0, lines
+            dev.send_signal(number)
+            assert dev.wait(timeout=60) == (0 if caught else -number), lines
             took_s = time.monotonic() - begun
         finally:
             dev.kill()
@@ -81,7 +85,7 @@ def test_it_says_what_there_is_and_ends_with_ctrl_c(tmp_path: Path) -> None:
         f"Dagster is at http://localhost:{port}",
         "backups go to gs://resil-europe-west1/vault",
         "instance local:europe-west1:shop, its replica shop-us-east1, 3 days to backfill",
-        "ended; the data stays",
+        *(["ended; the data stays"] if caught else []),
     ):
         assert words in said, said
     assert "Traceback" not in said
