@@ -134,8 +134,9 @@ _compare_option = click.option(
     type=click.Choice(["counts", "contents", "text"]),
     default="contents",
     show_default=True,
-    help="What a restore has to equal: the number of rows only; every value by its type's own "
-    "equality; or every value by its text (slower).",
+    help="What a restore has to equal: the number of rows only; their contents; or their contents "
+    "by the text of every value, which finds the same changes without relying on the hash function "
+    "of any type, at several times the cost.",
 )
 _part_size_option = click.option(
     "--part-size",

@@ -19,19 +19,14 @@ from dagster_resil.backup.snapshot import HeldSnapshot
 from dagster_resil.crew import Crew
 from dagster_resil.errors import BackupFailed, PermissionMissing
 from dagster_resil.postgres.connection import Connection
+from dagster_resil.postgres.fingerprints import Content, FingerprintForm, read_contents
 from dagster_resil.postgres.inventory import (
     Inventory,
     LargeObjects,
     read_large_objects,
     take_inventory,
 )
-from dagster_resil.postgres.tables import (
-    Content,
-    FingerprintForm,
-    Relation,
-    in_batches,
-    read_contents,
-)
+from dagster_resil.postgres.tables import Relation, in_batches
 
 _Work = Callable[[Connection], None]
 

@@ -30,6 +30,7 @@ from dagster_resil.errors import (
 )
 from dagster_resil.postgres.archive import TableOfContents, sequence_value
 from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.postgres.fingerprints import FingerprintForm, default_form
 from dagster_resil.postgres.identity import database_bytes, read_identity
 from dagster_resil.postgres.inventory import (
     LargeObjects,
@@ -40,7 +41,7 @@ from dagster_resil.postgres.inventory import (
 from dagster_resil.postgres.programs import Programs, client_for
 from dagster_resil.postgres.scratch import sweep
 from dagster_resil.postgres.session import settle
-from dagster_resil.postgres.tables import FingerprintForm, Relation, default_form, read_writers
+from dagster_resil.postgres.tables import Relation, read_writers
 from dagster_resil.process import DAY_S
 from dagster_resil.progress import Progress, Step, silent
 from dagster_resil.vault.backups import Backups, new_backup_id
@@ -70,7 +71,11 @@ from dagster_resil.workspace import Workspace
 log = logging.getLogger(__name__)
 
 Comparison = Literal["counts", "contents", "text"]
-_FORMS: dict[Comparison, FingerprintForm] = {"counts": "none", "contents": "hash", "text": "text"}
+_FORMS: dict[Comparison, FingerprintForm] = {
+    "counts": "none",
+    "contents": "identity",
+    "text": "text",
+}
 
 PART_BYTES = 64 << 20
 _SMALLEST_PART_BYTES = 1 << 20
@@ -92,7 +97,7 @@ class BackupSettings:
     :param attempts: how often to begin again when the schema changes under the snapshot.
     :param timeout_s: the longest that reading may take; None for no limit.
     :param compare: what a restore has to equal of the rows: their number ("counts"), their
-        values by the types' own equality ("contents"), or every value by its text ("text").
+        contents ("contents"), or their contents by the text of every value ("text").
     :param part_bytes: how much of a table, by its size on disk, goes into one object. A part
         for each job is in memory, compressed.
     :param compress_level: gzip's level; 1 costs a third of the time of 6 for a tenth more bytes.
@@ -385,7 +390,7 @@ def _read(
     schema = attempt.schema
     holder = snapshot.connection
     form = _FORMS[settings.compare]
-    if form == "hash":
+    if form == "identity":
         form = default_form(snapshot.server_version)
     dumper = Dumper(attempt.programs, snapshot, settings.lock_timeout_s)
     definitions = read_state(snapshot.endpoint)

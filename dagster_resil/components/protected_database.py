@@ -135,8 +135,9 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
     :param start: the day of the first window; fixed, so that keys stay.
     :param grace_minutes: how long after its window's end a backup still counts as its, late.
     :param jobs: connections that dump, restore and compare at a time.
-    :param compare: what a restore has to equal: the number of rows ("counts"), every value by its
-        type's own equality ("contents"), or every value by its text ("text").
+    :param compare: what a restore has to equal: the number of rows ("counts"), their contents
+        ("contents"), or their contents by the text of every value ("text"), which finds the same
+        at several times the cost.
     :param part_mb: how much of a large table goes into one object, in MiB; memory holds one part a
         job.
     :param schedule: whether the schedule runs from the start.

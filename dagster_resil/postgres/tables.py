@@ -1,29 +1,13 @@
-"""A database's tables, and the fingerprints of what they hold.
-
-A fingerprint is the sum of a 64-bit hash of every row, as a decimal number, so the order of the
-rows does not matter. It guards against accidents, not against somebody who makes two contents
-with one sum on purpose.
-
-In the "hash" form a row's hash is ``hash_record_extended(ROW(columns), 0)`` with the columns
-sorted by name, because a restore may put an inherited table's columns in another order. It
-follows each type's own equality (1.0 = 1.00 for numeric, 1 month = 30 days for interval). Columns
-of types that have no such hash, and of types that hash by OID (enums, reg*, aclitem), go in by
-their text, also where they hide in arrays, domains, ranges and composites. In the "text" form
-every column does. A server before version 14 knows the text form only. In the "none" form rows
-are only counted.
-"""
+"""A database's tables: those that hold rows of their own, their columns, their batches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from psycopg import sql
 
 from dagster_resil.postgres.connection import Connection
-
-FingerprintForm = Literal["hash", "text", "none"]
 
 _SMALL_BYTES = 1 << 20
 _AT_ONCE = 50
@@ -34,10 +18,13 @@ _AT_ONCE = 50
 class Column:
     """A column that a row's fingerprint covers.
 
-    :param by_text: its type has no hash that means the same after a restore.
+    :param base_type: the name of its type in pg_catalog, of a domain the name of the type below
+        it; empty for a type of any other schema, and for arrays, composites and ranges.
+    :param by_text: for the "hash" form: its type has no hash that means the same after a restore.
     """
 
     name: str
+    base_type: str
     by_text: bool
 
 
@@ -125,6 +112,9 @@ SELECT a.attrelid, a.attname, a.atttypid, a.attcollation, a.attgenerated = ''
 
 _TYPES = """
 SELECT t.oid, t.typtype, t.typbasetype, t.typelem, t.typcategory, t.typrelid,
+       CASE WHEN t.typtype = 'b' AND t.typcategory <> 'A' AND t.oid < 16384
+             AND t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace
+            THEN t.typname ELSE '' END,
        (t.typname LIKE 'reg%' OR t.typname = 'aclitem')
          AND t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace,
        EXISTS (SELECT FROM pg_catalog.pg_opclass o
@@ -140,7 +130,7 @@ SELECT t.oid, t.typtype, t.typbasetype, t.typelem, t.typcategory, t.typrelid,
 
 
 class _Types:
-    """Which types hash by their value, so that a faithful copy hashes the same."""
+    """What the fingerprints need to know of types."""
 
     def __init__(self, connection: Connection) -> None:
         self._rows = {row[0]: row[1:] for row in connection.execute(_TYPES)}
@@ -159,7 +149,17 @@ class _Types:
             self._attributes.setdefault(relation, []).append(type_oid)
         self._known: dict[int, bool] = {}
 
+    def base_type(self, oid: int) -> str:
+        """Return the name of a built-in base type, or of that below a domain; else nothing."""
+        while oid in self._rows:
+            kind, base, *_ = self._rows[oid]
+            if kind != "d":
+                return str(self._rows[oid][5])
+            oid = base
+        return ""
+
     def hashable(self, oid: int) -> bool:
+        """Return whether a type hashes by its value, so that a faithful copy hashes the same."""
         if oid not in self._known:
             self._known[oid] = False  # a type that holds itself goes by its text
             self._known[oid] = self._look(oid)
@@ -168,7 +168,7 @@ class _Types:
     def _look(self, oid: int) -> bool:
         if oid not in self._rows:
             return False
-        kind, base, element, category, relation, by_oid, has_hash = self._rows[oid]
+        kind, base, element, category, relation, _, by_oid, has_hash = self._rows[oid]
         if by_oid or kind in ("e", "p"):
             return False
         if kind == "d":
@@ -201,7 +201,7 @@ def list_tables(connection: Connection) -> list[Relation]:
         if is_stored:
             stored.setdefault(relation, []).append(name)
         by_text = not types.hashable(type_oid) or collation in fickle
-        columns.setdefault(relation, []).append(Column(name, by_text))
+        columns.setdefault(relation, []).append(Column(name, types.base_type(type_oid), by_text))
     moving = {row[0]: (row[1], row[2]) for row in connection.execute(_MOVING)}
     return [
         Relation(
@@ -232,48 +232,6 @@ def list_tables(connection: Connection) -> list[Relation]:
             is_unlogged,
         ) in connection.execute(_RELATIONS)
     ]
-
-
-def default_form(server_version: int) -> FingerprintForm:
-    """Return the form of fingerprint that a server of that version (140005) is able to make."""
-    return "hash" if server_version >= 140000 else "text"
-
-
-def fingerprint_query(relation: Relation, form: FingerprintForm) -> sql.Composed:
-    """Return the query for a table's row count and fingerprint, in one pass over the table."""
-    if form == "none":
-        return sql.SQL("SELECT pg_catalog.count(*), NULL::pg_catalog.text FROM ONLY {}").format(
-            relation.identifier
-        )
-    if not relation.columns:
-        return sql.SQL("SELECT pg_catalog.count(*), '0' FROM ONLY {}").format(relation.identifier)
-    # By the type's output function, as COPY writes it: a cast of xml to text gives other bytes.
-    # %L tells NULL and 'NULL' apart.
-    by_text = sql.SQL("pg_catalog.format('%L', r.{}) COLLATE \"C\"")
-    values = sql.SQL(", ").join(
-        (by_text if form == "text" or column.by_text else sql.SQL("r.{}")).format(
-            sql.Identifier(column.name)
-        )
-        for column in relation.columns
-    )
-    if form == "hash":
-        row_hash = sql.SQL("pg_catalog.hash_record_extended(ROW({}), 0)").format(values)
-    else:
-        row_hash = sql.SQL("pg_catalog.hashtextextended(ROW({})::pg_catalog.text, 0)").format(
-            values
-        )
-    return sql.SQL(
-        "SELECT pg_catalog.count(*), COALESCE(pg_catalog.sum({})::pg_catalog.text, '0') "
-        "FROM ONLY {} AS r"
-    ).format(row_hash, relation.identifier)
-
-
-@dataclass(frozen=True)
-class Content:
-    """What a table holds."""
-
-    rows: int
-    fingerprint: str | None
 
 
 def read_writers(
@@ -314,19 +272,3 @@ def in_batches(tables: Iterable[Relation]) -> list[tuple[Relation, ...]]:
             small.append(table)
     batches += [tuple(small[n : n + _AT_ONCE]) for n in range(0, len(small), _AT_ONCE)]
     return batches
-
-
-def read_contents(
-    connection: Connection, relations: Sequence[Relation], form: FingerprintForm
-) -> dict[int, Content]:
-    """Return what whole tables hold, by their OIDs, as the transaction's snapshot shows them."""
-    query = sql.SQL(" UNION ALL ").join(
-        sql.SQL("SELECT {}::pg_catalog.int4, q.* FROM ({}) q").format(
-            sql.Literal(number), fingerprint_query(relation, form)
-        )
-        for number, relation in enumerate(relations)
-    )
-    return {
-        relations[number].oid: Content(rows, fingerprint)
-        for number, rows, fingerprint in connection.execute(query).fetchall()
-    }

@@ -120,7 +120,7 @@ class Table(Record):
 
     ``kind`` is "table" or, for the one row that stands for all large objects,
     "large_objects" (rows are objects). ``fingerprint`` is a decimal number, as described in
-    :mod:`dagster_resil.postgres.tables`; None when only the rows were counted. ``parts``
+    :mod:`dagster_resil.postgres.fingerprints`; None when only the rows were counted. ``parts``
     are the names of the objects that hold its rows, in the order in which they are one file.
     ``settled`` is false where the table was written to while it was exported, without a snapshot:
     what its rows have to equal is not known then.
@@ -163,14 +163,15 @@ class StoredObject(Record):
 class Expectations(Record):
     """What the restored database has to equal, beyond the tables' rows.
 
-    :param fingerprint: the form of the fingerprints: "hash" (the types' own equality), "text"
-        (every value by its text), or "none" when only the rows were counted.
+    :param fingerprint: the form of the fingerprints: "identity" (every change that a value's text
+        shows), "text" (the same, by the text of every value), "hash" (an earlier release's, which
+        follows the types' own equality), or "none" when only the rows were counted.
     :param schema_object: the name of the object that holds ``pg_dump --schema-only`` of the
         source, made under the snapshot.
     :param inventory_object: the name of the object that holds what such a dump does not show.
     """
 
-    fingerprint: Literal["hash", "text", "none"] = "hash"
+    fingerprint: Literal["identity", "hash", "text", "none"] = "hash"
     schema_object: str
     inventory_object: str
 

@@ -26,6 +26,7 @@ from dagster_resil.errors import (
     VaultError,
 )
 from dagster_resil.postgres.connection import Connection, Endpoint
+from dagster_resil.postgres.fingerprints import UNSEEN
 from dagster_resil.postgres.inventory import (
     EXTENSION_VERSION,
     LargeObjects,
@@ -146,6 +147,8 @@ def verify_backup(
     vault.check_writable(manifest.name)
     findings = _Findings()
     findings.not_checked += manifest.left_out
+    if unseen := UNSEEN.get(manifest.expectations.fingerprint):
+        findings.not_checked.append(unseen)
     sweep(settings.work_dir)
     try:
         with Workspace(settings.work_dir) as space:

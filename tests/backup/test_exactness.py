@@ -253,7 +253,7 @@ def test_a_migration_that_waits_fails_the_backup_instead_of_standing_still(
         migrate()
         with (
             pytest.raises(BackupFailed, match="exclusive lock"),
-            ExpectationReader(snapshot, form="hash", sessions=2) as reader,
+            ExpectationReader(snapshot, form="identity", sessions=2) as reader,
         ):
             reader.wait(lambda: None)
     for thread in migrations:

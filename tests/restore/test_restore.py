@@ -18,10 +18,11 @@ from dagster_resil.demo.databases import load
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.errors import ConfigurationError, NoServer, NoSpace, TargetRefused
 from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.postgres.fingerprints import read_contents
 from dagster_resil.postgres.programs import find_all
 from dagster_resil.postgres.scratch import scratch_server, sweep
 from dagster_resil.postgres.session import settle
-from dagster_resil.postgres.tables import list_tables, read_contents
+from dagster_resil.postgres.tables import list_tables
 from dagster_resil.process import run
 from dagster_resil.restore import RestoreSettings, restore_backup
 from dagster_resil.vault.base import Vault
@@ -36,7 +37,7 @@ def fingerprints(endpoint: Endpoint) -> dict[str, tuple[int, str | None]]:
         settle(connection)
         found = {}
         for table in list_tables(connection):
-            content = read_contents(connection, [table], "hash")[table.oid]
+            content = read_contents(connection, [table], "identity")[table.oid]
             found[f"{table.schema}.{table.name}"] = (content.rows, content.fingerprint)
         return found
 
