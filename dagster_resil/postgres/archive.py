@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import partial
 
 from dagster_resil.errors import ResilError
 
@@ -73,6 +74,64 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Adjustment:
+    """A statement of ours that puts back what pg_dump does not write.
+
+    :param tag: what it is about, for a list of the archive.
+    :param section: before the data, or behind the indexes and constraints.
+    :param after: the kind and tag of the entry that it follows at once, if there is such an entry.
+    :param first: whether it comes before every object of its section, and not behind them.
+    """
+
+    tag: str
+    statement: str
+    section: Section
+    after: tuple[str, str] | None = None
+    first: bool = False
+
+
+ADJUSTMENT = "ADJUSTMENT"
+"""The kind of such an entry; pg_restore runs what it does not know by kind as it is."""
+_SESSION_KINDS = ("ENCODING", "STDSTRINGS", "SEARCHPATH", "DATABASE", "DATABASE PROPERTIES")
+_SESSION_SETTINGS = (
+    "SELECT pg_catalog.set_config('search_path', '', false);\n"
+    # Money is written in this locale, which every machine has; and NULL in an array is no word.
+    "SELECT pg_catalog.set_config('lc_monetary', 'C', false);\n"
+    "SELECT pg_catalog.set_config('array_nulls', 'on', false);\n"
+)
+_LAST_KINDS = ("MATERIALIZED VIEW DATA", "EVENT TRIGGER")
+
+
+def _first(entries: Sequence[Entry], wanted: Callable[[Entry], bool]) -> int:
+    """Return where the first entry is of which something holds; where there is none, the end."""
+    return next((n for n, entry in enumerate(entries) if wanted(entry)), len(entries))
+
+
+def _is(name: tuple[str, str] | None, entry: Entry) -> bool:
+    return (entry.kind, entry.tag) == name
+
+
+def _comes_last(entry: Entry) -> bool:
+    # pg_restore treats what is about an event trigger as it does the trigger, by the same signs.
+    return entry.kind in _LAST_KINDS or (
+        entry.kind in ("COMMENT", "SECURITY LABEL") and entry.tag.startswith("EVENT TRIGGER ")
+    )
+
+
+def _chained(entries: Iterable[Entry], first: Sequence[str]) -> list[Entry]:
+    """Have each of some entries depend on the one before it, and the first on others."""
+    made: list[Entry] = []
+    needed = tuple(first)
+    for entry in entries:
+        wanted = tuple(dict.fromkeys((*entry.dependencies, *needed)))
+        made.append(
+            entry if wanted == entry.dependencies else replace(entry, dependencies=wanted, raw=None)
+        )
+        needed = (str(entry.dump_id),)
+    return made
+
+
+@dataclass(frozen=True)
 class TableOfContents:
     """What an archive holds.
 
@@ -125,10 +184,7 @@ class TableOfContents:
                     file_name=file_name,
                 )
             )
-        first = next(
-            (n for n, entry in enumerate(self.entries) if entry.section == Section.POST_DATA),
-            len(self.entries),
-        )
+        first = _first(self.entries, lambda entry: entry.section == Section.POST_DATA)
         return replace(self, entries=(*self.entries[:first], *made, *self.entries[first:]))
 
     def without_data_of(self, files: Collection[str]) -> TableOfContents:
@@ -156,6 +212,124 @@ class TableOfContents:
             else:
                 entries.append(entry)
         return replace(self, entries=tuple(entries))
+
+    def with_session_settings(self) -> TableOfContents:
+        """Return it with settings that the text of values needs, for whoever restores it.
+
+        pg_restore runs the statement that sets the search path, as it is, in every session.
+        """
+        return replace(
+            self,
+            entries=tuple(
+                replace(entry, definition=_SESSION_SETTINGS, raw=None)
+                if entry.kind == "SEARCHPATH"
+                else entry
+                for entry in self.entries
+            ),
+        )
+
+    def with_adjustments(self, adjustments: Sequence[Adjustment]) -> TableOfContents:
+        """Return it with statements of our own, which every way of restoring it runs.
+
+        Those before the data stand where they are needed first; those after it come when every
+        index, constraint and trigger is there.
+        """
+        next_id = max((entry.dump_id for entry in self.entries), default=0) + 1
+        entries = list(self.entries)
+        rest = tuple(
+            str(entry.dump_id)
+            for entry in self.entries
+            if entry.section == Section.POST_DATA and entry.kind not in _LAST_KINDS
+        )
+        for number, adjustment in enumerate(adjustments):
+            before = _first(entries, partial(_is, adjustment.after))
+            late = adjustment.section == Section.POST_DATA
+            dependencies = rest if late else ()
+            if before < len(entries):
+                dependencies = (str(entries[before].dump_id),)
+                place = before + 1
+            elif adjustment.first:
+                # Behind what says how the session is set.
+                place = _first(entries, lambda entry: entry.kind not in _SESSION_KINDS)
+            elif late:
+                place = len(entries)
+            else:
+                place = _first(entries, lambda entry: entry.section > Section.PRE_DATA)
+            entries.insert(
+                place,
+                Entry(
+                    dump_id=next_id + number,
+                    had_dumper=0,
+                    table_oid=0,
+                    oid=0,
+                    tag=adjustment.tag,
+                    kind=ADJUSTMENT,
+                    section=adjustment.section,
+                    definition=adjustment.statement.rstrip() + "\n\n\n",
+                    owner="",
+                    dependencies=dependencies,
+                ),
+            )
+        return replace(self, entries=tuple(entries))
+
+    def in_fixed_order(self, looking: Collection[tuple[str, str]] = ()) -> TableOfContents:
+        """Return it so that what looks at other objects always meets them in the same state.
+
+        pg_restore with several jobs takes what comes next by chance, within what depends on what.
+        A function may look at anything, without a dependency: one that a check constraint calls
+        while rows are loaded, one in a materialized view, one of an event trigger. So tables with
+        such constraints are loaded after the others, materialized views are refreshed one after
+        another behind everything else, and event triggers come last of all.
+
+        :param looking: tables, by schema and name, of which rows are checked by users' functions.
+        """
+        last = {entry.dump_id: entry for entry in self.entries if _comes_last(entry)}
+        looked = [
+            entry
+            for entry in self.entries
+            if entry.kind == "TABLE DATA" and (entry.schema, entry.tag) in looking
+        ]
+        looking_ids = {entry.dump_id for entry in looked}
+        data = [
+            entry
+            for entry in self.entries
+            if entry.section == Section.DATA and entry.dump_id not in looking_ids
+        ]
+        looked = _chained(looked, [str(entry.dump_id) for entry in data])
+        entries = [
+            entry
+            for entry in self.entries
+            if entry.dump_id not in last and entry.dump_id not in looking_ids
+        ]
+        if looked:
+            place = _first(entries, lambda entry: entry.section == Section.POST_DATA)
+            entries[place:place] = looked
+        refreshes = [e for e in last.values() if e.kind == "MATERIALIZED VIEW DATA"]
+        triggers = [e for e in last.values() if e.kind == "EVENT TRIGGER"]
+        others = [e for e in last.values() if e.kind not in _LAST_KINDS]
+        adjusted = [
+            str(e.dump_id)
+            for e in entries
+            if e.kind == ADJUSTMENT and e.section == Section.POST_DATA
+        ]
+        return replace(
+            self,
+            entries=(*entries, *_chained([*refreshes, *triggers], adjusted), *others),
+        )
+
+    def only_data_of(self, files: Collection[str]) -> TableOfContents:
+        """Return it with the data in some files, and no other data.
+
+        :param files: names without ".gz"; an empty one stands for data in no file (sequences).
+        """
+        return replace(
+            self,
+            entries=tuple(
+                entry
+                for entry in self.entries
+                if entry.section != Section.DATA or (entry.file_name or "") in files
+            ),
+        )
 
     def only_drops(self) -> TableOfContents:
         """Return one that, restored with ``--clean``, drops every object and creates none."""

@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,9 @@ from psycopg.copy import LibpqWriter
 
 from dagster_resil.crew import Crew
 from dagster_resil.errors import VaultError
-from dagster_resil.postgres.archive import TableOfContents, codec
+from dagster_resil.postgres.archive import Section, TableOfContents, codec
 from dagster_resil.postgres.connection import Connection, Endpoint
+from dagster_resil.postgres.looking import looking_tables
 from dagster_resil.postgres.programs import Programs
 from dagster_resil.postgres.server import dies_with_us
 from dagster_resil.postgres.session import settle
@@ -315,6 +316,10 @@ class ArchiveSource(Protocol):
 
     folder: Path
 
+    @property
+    def contents(self) -> TableOfContents:
+        """Return the whole table of contents."""
+
     def rows(self) -> list[Rows]:
         """Return the parts that are to be streamed."""
 
@@ -356,7 +361,8 @@ def load_archive(
     """Restore an archive, and gather every error of the first stage that has any.
 
     Definitions come first, then rows, then indexes, constraints and triggers: so no row meets a
-    foreign key or a trigger.
+    foreign key or a trigger. What may look at other objects comes in an order that is always the
+    same (:meth:`TableOfContents.in_fixed_order`), also where an archive was written without it.
 
     :raises ProcessTimeout: it took longer than ``settings.timeout_s``.
     """
@@ -376,7 +382,8 @@ def load_archive(
             return _judge(child.wait(timeout_s=left_s(), watch=watch))
 
     local = archive.folder / "local"
-    archive.write_contents(archive.local_contents(), local)
+    ordered = archive.local_contents().in_fixed_order()
+    archive.write_contents(ordered, local)
     if settings.clean:
         drops = archive.folder / "drops"
         archive.write_contents(archive.local_contents().only_drops(), drops)
@@ -389,39 +396,81 @@ def load_archive(
     defined = restore(local, "restoring definitions", "--section=pre-data")
     if not defined.clean:
         return defined
-    loaded = _load_rows(programs, target, archive, local, encoding, settings, left_s, progress)
-    if not loaded.clean or loaded.damaged:
-        return loaded
+    with target.connect(autocommit=True) as connection:
+        settle(connection)
+        looking = looking_tables(connection)
+    for stage, rows in enumerate(_stages(archive, looking)):
+        folder = local
+        if looking and rows.files is not None:
+            folder = archive.folder / f"rows-{stage}"
+            archive.write_contents(ordered.only_data_of(rows.files), folder)
+        loaded = _load_rows(programs, target, folder, encoding, settings, rows, left_s, progress)
+        if not loaded.clean or loaded.damaged:
+            return loaded
     return restore(
         local, "restoring indexes and constraints", "--section=post-data", f"--jobs={settings.jobs}"
     )
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """Rows that may be loaded in any order.
+
+    :param parts: what is streamed.
+    :param files: what pg_restore loads; None for no file at all.
+    """
+
+    parts: tuple[Rows, ...]
+    files: frozenset[str] | None
+
+
+def _stages(archive: ArchiveSource, looking: Collection[tuple[str, str]]) -> list[_Stage]:
+    """Return what is loaded one after another: each table that looks at others alone, and last."""
+    parts = archive.rows()
+    data = [e for e in archive.local_contents().entries if e.section == Section.DATA]
+    first = _Stage(
+        tuple(part for part in parts if part.table not in looking),
+        frozenset(e.file_name or "" for e in data if (e.schema, e.tag) not in looking),
+    )
+    stages = [first]
+    for entry in archive.contents.of_kind("TABLE DATA"):
+        if (entry.schema, entry.tag) not in looking:
+            continue
+        streamed = tuple(part for part in parts if part.table == (entry.schema, entry.tag))
+        stages.append(_Stage(streamed, None if streamed else frozenset((entry.file_name or "",))))
+    return stages
+
+
 def _load_rows(
     programs: Programs,
     target: Endpoint,
-    archive: ArchiveSource,
-    local: Path,
+    folder: Path,
     encoding: str,
     settings: LoadSettings,
+    stage: _Stage,
     left_s: Callable[[], float | None],
     progress: Progress,
 ) -> Loaded:
-    parts = archive.rows()
+    parts = stage.parts
     total = sum(part.size for part in parts)
     past_the_wal = unlogged(target, parts) if settings.unlogged else contextlib.nullcontext()
     with (
         past_the_wal,
         RowLoader(target, parts, jobs=settings.jobs, encoding=encoding) as rows,
-        _pg_restore(
-            programs,
-            target,
-            local,
-            *settings.options,
-            "--section=data",
-            f"--jobs={settings.jobs}",
-        ) as child,
+        contextlib.ExitStack() as stack,
     ):
+        child = None
+        if stage.files is not None:
+            child = stack.enter_context(
+                _pg_restore(
+                    programs,
+                    target,
+                    folder,
+                    *settings.options,
+                    "--section=data",
+                    f"--jobs={settings.jobs}",
+                )
+            )
 
         def watch() -> None:
             limit_s = left_s()
@@ -431,8 +480,10 @@ def _load_rows(
                 raise _Enough
             progress(Step("restoring", rows.done_bytes, total, "bytes", rows=rows.done_rows))
 
+        small = Loaded((), False)
         try:
-            small = _judge(child.wait(timeout_s=left_s(), watch=watch))
+            if child is not None:
+                small = _judge(child.wait(timeout_s=left_s(), watch=watch))
             rows.wait(watch)
         except _Enough:
             small = Loaded((), False)
