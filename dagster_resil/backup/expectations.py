@@ -18,6 +18,7 @@ from dagster_resil.backup.dump import CONFLICT_HINT
 from dagster_resil.backup.snapshot import HeldSnapshot
 from dagster_resil.crew import Crew
 from dagster_resil.errors import BackupFailed, PermissionMissing
+from dagster_resil.postgres.catalogues import Catalogues, read_catalogues
 from dagster_resil.postgres.connection import Connection
 from dagster_resil.postgres.fingerprints import Content, FingerprintForm, read_contents
 from dagster_resil.postgres.inventory import (
@@ -50,6 +51,7 @@ class ExpectationReader(Crew):
         self._schema_read = threading.Event()
         self._inventory: Inventory | None = None
         self._large_objects: LargeObjects | None = None
+        self._catalogues: Catalogues = {}
         self._todo.put(self._read_schema)
         # The largest first, so that no session is left with it at the end.
         batches = in_batches(table for table in snapshot.tables if table.readable)
@@ -68,14 +70,16 @@ class ExpectationReader(Crew):
                 with contextlib.suppress(Exception):
                     connection.cancel_safe(timeout=5)
 
-    def wait_for_schema(self, watch: Callable[[], None]) -> tuple[Inventory, LargeObjects]:
+    def wait_for_schema(
+        self, watch: Callable[[], None]
+    ) -> tuple[Inventory, LargeObjects, Catalogues]:
         """Wait until all but the tables is read; ``watch`` is called some twenty times a second."""
         while not self._schema_read.wait(0.05):
             watch()
         self.check()
         if self._inventory is None or self._large_objects is None:
             raise BackupFailed("the schema was not read")
-        return self._inventory, self._large_objects
+        return self._inventory, self._large_objects, self._catalogues
 
     def _read_all(self) -> None:
         try:
@@ -105,6 +109,7 @@ class ExpectationReader(Crew):
     def _read_schema(self, connection: Connection) -> None:
         self._inventory = take_inventory(connection)
         self._large_objects = read_large_objects(connection)
+        self._catalogues = read_catalogues(connection)
         self._schema_read.set()
 
     def _reading(self, tables: Sequence[Relation]) -> _Work:

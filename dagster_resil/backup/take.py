@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import dagster_resil
+from dagster_resil.backup.adjustments import read_adjustments
 from dagster_resil.backup.data import Method, Reading, SnapshotData
 from dagster_resil.backup.definitions import read_state
 from dagster_resil.backup.dump import Dumper, judge
@@ -38,6 +39,7 @@ from dagster_resil.postgres.inventory import (
     read_large_objects,
     read_sequences,
 )
+from dagster_resil.postgres.looking import looking_tables
 from dagster_resil.postgres.programs import Programs, client_for
 from dagster_resil.postgres.scratch import sweep
 from dagster_resil.postgres.session import settle
@@ -447,7 +449,7 @@ def _read(
         else:
             dump_schema(schema)
             data.wait_for_definitions(watch)
-        inventory, large_objects = expectations.wait_for_schema(watch)
+        inventory, large_objects, catalogues = expectations.wait_for_schema(watch)
         sequences_after = read_sequences(holder)
         # What no lock holds still, functions for one, must be as it was when all of it was read.
         if read_state(snapshot.endpoint) != definitions:
@@ -457,6 +459,8 @@ def _read(
             if _settled_text(schema) != _settled_text(again):
                 raise SnapshotRaced("the schema was changed while the backup ran")
         globals_sql = read_globals(holder)
+        adjustments = read_adjustments(holder)
+        looking = looking_tables(holder)
         expectations.wait(watch)
         data.wait(watch)
         watch()  # tell the whole of it
@@ -517,6 +521,7 @@ def _read(
             inventory=inventory,
             sequences=_sequences(toc, sequences_before, sequences_after),
             large_objects=large_objects,
+            catalogues=catalogues,
             unreadable_tables=tuple(
                 f"{t.schema}.{t.name}" for t in snapshot.tables if not t.readable
             ),
@@ -525,7 +530,7 @@ def _read(
         database_bytes=database_bytes(holder),
         form=form,
         tools=dict(data.tools),
-        contents=toc,
+        contents=toc.with_session_settings().with_adjustments(adjustments).in_fixed_order(looking),
         objects=tuple(data.objects.values()),
     )
 

@@ -45,6 +45,11 @@ class SchemaDifference:
         return f"{text}: {self.detail}" if self.detail else text
 
 
+_OF_TEMPLATE0 = (("COMMENT", "schema public"), ("COMMENT", "extension plpgsql"))
+"""Comments on what every new database has, and a source may have made anew: only there do they
+count as users'. pg_dump's text has them."""
+
+
 class Item(Record):
     """One thing of the database, and what of it has to be equal."""
 
@@ -409,6 +414,9 @@ def _read_items(connection: Connection, queries: Iterable[str]) -> tuple[Item, .
 def compare_inventories(source: Inventory, restored: Inventory) -> list[SchemaDifference]:
     """Return what of the source's inventory is missing, different or too much."""
     wanted, found = _by_identity(source.items), _by_identity(restored.items)
+    for key in _OF_TEMPLATE0:
+        wanted.pop(key, None)
+        found.pop(key, None)
     if source.membership_options:
         wanted |= _by_identity(source.membership_options)
         found |= _by_identity(restored.membership_options)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dagster_resil.postgres.inventory import Inventory, LargeObjects
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from dagster_resil.postgres.inventory import Inventory, Item, LargeObjects
 from dagster_resil.vault.model import Record
 
 SCHEMA_OBJECT = "expectations/schema.sql"
@@ -28,3 +32,5 @@ class Expected(Record):
     large_objects: LargeObjects
     unreadable_tables: tuple[str, ...] = ()
     """Tables of extensions that the login could not read and pg_dump does not dump."""
+    catalogues: Mapping[str, tuple[Item, ...]] = Field(default_factory=dict)
+    """What a dump does not carry, by class; see :mod:`dagster_resil.postgres.catalogues`."""

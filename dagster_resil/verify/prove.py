@@ -25,6 +25,7 @@ from dagster_resil.errors import (
     SourceUnreachable,
     VaultError,
 )
+from dagster_resil.postgres.catalogues import compare_catalogues
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.fingerprints import UNSEEN
 from dagster_resil.postgres.inventory import (
@@ -589,6 +590,7 @@ def compare_state(
 ) -> list[SchemaDifference]:
     """Compare what a schema's dump does not show: inventory, sequences, large objects."""
     differences = compare_inventories(expected.inventory, take_inventory(connection))
+    differences += compare_catalogues(expected.catalogues, connection)
     found = {
         (s.schema_name, s.name): (s.last_value, s.is_called) for s in read_sequences(connection)
     }

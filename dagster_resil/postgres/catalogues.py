@@ -1,0 +1,375 @@
+"""What a database has that pg_dump does not write: the catalogues themselves, one query a class.
+
+pg_dump leaves out what belongs to PostgreSQL or to an extension, since a restore makes it anew; so
+it leaves out too what users have changed there. The queries here find that. Some list everything
+of a class; others only what has been changed, by the transaction that has written its row: a row of
+initdb's is older than the comment on template0, which initdb writes nearly last; a row of an
+extension's is of the same transaction and command as its membership in the extension. What is
+listed for no good reason does no harm: it is equal in a restored database.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dagster_resil.postgres.connection import Connection
+from dagster_resil.postgres.inventory import Item, SchemaDifference
+
+_SYSTEM = "{schema} IN ('pg_catalog', 'information_schema')"
+
+_MEMBER = (
+    "EXISTS (SELECT FROM pg_catalog.pg_depend m WHERE m.classid = "
+    "'pg_catalog.{catalog}'::pg_catalog.regclass AND m.objid = {alias}.oid "
+    "AND m.deptype = 'e'{further})"
+)
+
+
+def _member(catalog: str, alias: str) -> str:
+    return _MEMBER.format(catalog=catalog, alias=alias, further="")
+
+
+def altered(catalog: str, alias: str) -> str:
+    """Return SQL for whether an extension's member was changed after the extension made it."""
+    other = (
+        f" AND (m.xmin::pg_catalog.text, m.cmin::pg_catalog.text) <> "
+        f"({alias}.xmin::pg_catalog.text, {alias}.cmin::pg_catalog.text)"
+    )
+    return _MEMBER.format(catalog=catalog, alias=alias, further=other)
+
+
+def changed(alias: str) -> str:
+    """Return SQL for whether a row of initdb's was changed since; true where that is not known."""
+    return (
+        f"({alias}.oid < 16384 AND COALESCE(pg_catalog.age({alias}.xmin) < (SELECT "
+        "pg_catalog.age(i.xmin) FROM pg_catalog.pg_shdescription i JOIN pg_catalog.pg_database b "
+        "ON b.oid = i.objoid AND b.datname = 'template0' "
+        "WHERE i.classoid = 'pg_catalog.pg_database'::pg_catalog.regclass), true))"
+    )
+
+
+def made_in_system(catalog: str, alias: str, schema: str = "n.nspname") -> str:
+    """Return SQL for whether users have made an object in a schema of the system's."""
+    return (
+        f"({alias}.oid >= 16384 AND {_SYSTEM.format(schema=schema)} "
+        f"AND NOT {_member(catalog, alias)})"
+    )
+
+
+# The types of all values that are kept, also those within arrays, domains, ranges and composites.
+_USED = """
+WITH RECURSIVE used (oid) AS (
+    SELECT a.atttypid FROM pg_catalog.pg_attribute a
+      JOIN pg_catalog.pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
+     WHERE a.attnum > 0 AND NOT a.attisdropped AND c.oid >= 16384 AND c.relpersistence <> 't'
+    UNION
+    SELECT x.oid FROM used u JOIN pg_catalog.pg_type t ON t.oid = u.oid
+      CROSS JOIN LATERAL (
+        SELECT t.typbasetype WHERE t.typtype = 'd'
+        UNION ALL SELECT t.typelem WHERE t.typcategory = 'A'
+        UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range r
+                   WHERE r.rngtypid = t.oid{multirange}
+        UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute a
+                   WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0
+                     AND NOT a.attisdropped) AS x (oid)
+     WHERE x.oid <> 0
+)
+"""
+# A row type's text has no names: where the columns are in another order, so are the values.
+_ROW_TYPES = """
+SELECT 'ROW TYPE', q.name, 'columns ' || q.columns FROM (
+    SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) AS name,
+           (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)
+              FROM pg_catalog.pg_attribute a
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns
+      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relkind IN ('r', 'p', 'f') AND c.oid >= 16384 AND {chosen}) q
+"""
+
+_CONFIGURATION = """
+SELECT 'TEXT SEARCH CONFIGURATION', q.name, q.mapping FROM (
+    SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.cfgname) AS name,
+           pg_catalog.md5(COALESCE((
+               SELECT pg_catalog.string_agg(m.maptokentype || ' ' || m.mapseqno || ' ' ||
+                          m.mapdict::pg_catalog.regdictionary::pg_catalog.text, ', '
+                          ORDER BY m.maptokentype, m.mapseqno)
+                 FROM pg_catalog.pg_ts_config_map m WHERE m.mapcfg = c.oid), '')) AS mapping
+      FROM pg_catalog.pg_ts_config c JOIN pg_catalog.pg_namespace n ON n.oid = c.cfgnamespace
+     WHERE {chosen}) q
+"""
+
+_DICTIONARY = """
+SELECT 'TEXT SEARCH DICTIONARY', q.name, q.options FROM (
+    SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(d.dictname) AS name,
+           COALESCE(d.dictinitoption, '') AS options
+      FROM pg_catalog.pg_ts_dict d JOIN pg_catalog.pg_namespace n ON n.oid = d.dictnamespace
+     WHERE {chosen}) q
+"""
+
+_FUNCTION = """
+SELECT 'FUNCTION', q.name, 'definition ' || pg_catalog.md5(pg_catalog.pg_get_functiondef(q.oid))
+  FROM (SELECT f.oid, f.oid::pg_catalog.regprocedure::pg_catalog.text AS name
+          FROM pg_catalog.pg_proc f JOIN pg_catalog.pg_namespace n ON n.oid = f.pronamespace
+         WHERE f.prokind <> 'a' AND {chosen} OFFSET 0) q
+"""
+
+# Tables and views in the system's schemas, or of an extension; with what users have put on the
+# latter.
+_RELATION = """
+SELECT 'RELATION', q.name, q.properties FROM (
+    SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) AS name,
+           c.relkind::pg_catalog.text || ', columns ' || pg_catalog.md5(COALESCE((
+               SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname) || ' ' ||
+                          pg_catalog.format_type(a.atttypid, a.atttypmod) || ' ' || a.attnotnull,
+                          ', ' ORDER BY a.attnum)
+                 FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), ''))
+           || CASE WHEN c.relkind IN ('v', 'm')
+                   THEN ', query ' || pg_catalog.md5(pg_catalog.pg_get_viewdef(c.oid))
+                   ELSE '' END AS properties
+      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND {chosen}) q
+"""
+
+_ON_MEMBERS = """
+SELECT q.kind, q.name, q.properties FROM (
+    SELECT 'INDEX' AS kind, pg_catalog.quote_ident(n.nspname) || '.' ||
+           pg_catalog.quote_ident(i.relname) AS name,
+           pg_catalog.pg_get_indexdef(x.indexrelid) AS properties, x.indrelid AS relid,
+           i.xmin::pg_catalog.text AS writer
+      FROM pg_catalog.pg_index x JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid
+      JOIN pg_catalog.pg_namespace n ON n.oid = i.relnamespace
+    UNION ALL
+    SELECT 'TRIGGER', t.tgrelid::pg_catalog.regclass::pg_catalog.text || ' ' ||
+           pg_catalog.quote_ident(t.tgname),
+           'enabled ' || t.tgenabled::pg_catalog.text || ', ' ||
+               pg_catalog.pg_get_triggerdef(t.oid),
+           t.tgrelid, t.xmin::pg_catalog.text
+      FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal
+    UNION ALL
+    SELECT 'CONSTRAINT', k.conrelid::pg_catalog.regclass::pg_catalog.text || ' ' ||
+           pg_catalog.quote_ident(k.conname), pg_catalog.pg_get_constraintdef(k.oid), k.conrelid,
+           k.xmin::pg_catalog.text
+      FROM pg_catalog.pg_constraint k WHERE k.conrelid <> 0 AND k.contype <> 'n'
+    UNION ALL
+    SELECT 'RULE', r.ev_class::pg_catalog.regclass::pg_catalog.text || ' ' ||
+           pg_catalog.quote_ident(r.rulename), pg_catalog.md5(pg_catalog.pg_get_ruledef(r.oid)),
+           r.ev_class, r.xmin::pg_catalog.text
+      FROM pg_catalog.pg_rewrite r) q
+  JOIN pg_catalog.pg_depend m ON m.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+   AND m.objid = q.relid AND m.objsubid = 0 AND m.deptype = 'e'
+ WHERE {chosen}
+"""
+
+_TYPE = """
+SELECT 'TYPE', q.name, q.properties FROM (
+    SELECT pg_catalog.format_type(t.oid, NULL) AS name,
+           t.typtype::pg_catalog.text || COALESCE(' ' ||
+               (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(e.enumlabel), ' '
+                           ORDER BY e.enumsortorder)
+                  FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid), '') || COALESCE(' ' ||
+               (SELECT pg_catalog.string_agg(pg_catalog.pg_get_constraintdef(k.oid), ' '
+                           ORDER BY k.conname)
+                  FROM pg_catalog.pg_constraint k WHERE k.contypid = t.oid), '') AS properties
+      FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+     WHERE t.typelem = 0 AND (t.typrelid = 0 OR EXISTS (SELECT FROM pg_catalog.pg_class c
+               WHERE c.oid = t.typrelid AND c.relkind = 'c')) AND {chosen}) q
+"""
+
+_WRAPPER = """
+SELECT q.kind, q.name, 'options ' || pg_catalog.md5(q.options) FROM (
+    SELECT 'FOREIGN DATA WRAPPER' AS kind, w.fdwname::pg_catalog.text AS name,
+           COALESCE(pg_catalog.array_to_string(w.fdwoptions, ', '), '') AS options,
+           {wrapper} AS is_altered
+      FROM pg_catalog.pg_foreign_data_wrapper w
+    UNION ALL
+    SELECT 'SERVER', s.srvname::pg_catalog.text,
+           COALESCE(pg_catalog.array_to_string(s.srvoptions, ', '), ''), {server}
+      FROM pg_catalog.pg_foreign_server s) q
+ WHERE {chosen}
+"""
+
+# Triggers that keep a constraint are of PostgreSQL's own making, and pg_dump makes them anew as
+# they are by default. Those of a partition's constraint are named by the parent's.
+_CONSTRAINT_TRIGGERS = """
+SELECT 'CONSTRAINT TRIGGER', q.name, pg_catalog.string_agg(DISTINCT q.state, ' ' ORDER BY q.state)
+  FROM (SELECT t.tgrelid::pg_catalog.regclass::pg_catalog.text || ' ' ||
+               k.conrelid::pg_catalog.regclass::pg_catalog.text ||
+               CASE WHEN k.conparentid = 0 THEN ' ' || pg_catalog.quote_ident(k.conname)
+                    ELSE '' END || ' ' || f.proname AS name,
+               'enabled ' || t.tgenabled::pg_catalog.text AS state
+          FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_constraint k ON k.oid = t.tgconstraint
+          JOIN pg_catalog.pg_proc f ON f.oid = t.tgfoid
+         WHERE t.tgisinternal AND t.tgenabled <> 'O') q
+ GROUP BY q.name
+"""
+
+_OBJECT_CLASSES = (
+    "pg_am",
+    "pg_cast",
+    "pg_collation",
+    "pg_conversion",
+    "pg_foreign_data_wrapper",
+    "pg_language",
+    "pg_opclass",
+    "pg_operator",
+    "pg_opfamily",
+    "pg_transform",
+    "pg_ts_config",
+    "pg_ts_dict",
+    "pg_ts_parser",
+    "pg_ts_template",
+)
+"""The classes that the inventory has no query for."""
+
+
+def _objects() -> str:
+    return " UNION ALL ".join(
+        f"SELECT pg_catalog.upper(i.type), i.identity, '' FROM pg_catalog.{catalog} c, "
+        f"pg_catalog.pg_identify_object('pg_catalog.{catalog}'::pg_catalog.regclass, c.oid, 0) i "
+        f"WHERE c.oid >= 16384 AND NOT {_member(catalog, 'c')} "
+        "AND COALESCE(i.schema, '') !~ '^pg_(temp|toast)'"
+        # A shell of an operator, which another one has named.
+        + (" AND c.oprcode::pg_catalog.oid <> 0" if catalog == "pg_operator" else "")
+        # pg_import_system_collations makes them of what the machine has.
+        + (" AND i.schema <> 'pg_catalog'" if catalog == "pg_collation" else "")
+        for catalog in _OBJECT_CLASSES
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A class of objects.
+
+    :param query: its columns are kind, name and properties; ``{chosen}`` stands for a condition.
+    :param chosen: the condition on the source. What is chosen there is looked for in the restored
+        database by its name. None: both sides list everything.
+    """
+
+    query: str
+    chosen: str | None
+
+
+def _used(version: int) -> str:
+    multirange = " OR r.rngmultitypid = t.oid"
+    return _USED.replace("{multirange}", multirange if version >= 140000 else "")
+
+
+def _parts(version: int) -> dict[str, _Part]:
+    return {
+        "functions": _Part(
+            _FUNCTION,
+            f"({made_in_system('pg_proc', 'f')} OR {changed('f')} OR {altered('pg_proc', 'f')})",
+        ),
+        "text search dictionaries": _Part(
+            _DICTIONARY, f"({changed('d')} OR {altered('pg_ts_dict', 'd')})"
+        ),
+        # Who has taken a mapping away has left no row that would show it.
+        "text search configurations": _Part(
+            _CONFIGURATION, f"(c.oid < 16384 OR {_member('pg_ts_config', 'c')})"
+        ),
+        "relations": _Part(
+            _RELATION, f"({made_in_system('pg_class', 'c')} OR {altered('pg_class', 'c')})"
+        ),
+        "on extensions' tables": _Part(_ON_MEMBERS, "q.writer <> m.xmin::pg_catalog.text"),
+        "types": _Part(
+            _TYPE,
+            f"({made_in_system('pg_type', 't')} OR (t.typtype IN ('d', 'e') "
+            f"AND {_member('pg_type', 't')}))",
+        ),
+        "foreign data wrappers": _Part(
+            _WRAPPER.replace("{wrapper}", altered("pg_foreign_data_wrapper", "w")).replace(
+                "{server}", altered("pg_foreign_server", "s")
+            ),
+            "q.is_altered",
+        ),
+        "row types": _Part(_used(version) + _ROW_TYPES, "c.reltype IN (SELECT u.oid FROM used u)"),
+        "triggers of constraints": _Part(_CONSTRAINT_TRIGGERS, None),
+        "objects": _Part(_objects(), None),
+    }
+
+
+Catalogues = Mapping[str, tuple[Item, ...]]
+"""Parts, by name, and what was found of each, sorted."""
+
+
+def read_catalogues(connection: Connection) -> Catalogues:
+    """Return what a source has that a dump does not carry, or that no dump shows."""
+    return {
+        name: _read(connection, part.query.replace("{chosen}", part.chosen or "true"))
+        for name, part in _parts(connection.info.server_version).items()
+    }
+
+
+def compare_catalogues(source: Catalogues, restored: Connection) -> list[SchemaDifference]:
+    """Return what is missing or different in the connected, restored database, or too much.
+
+    Only the parts that the source was asked for are compared: earlier releases asked for fewer.
+    """
+    differences: list[SchemaDifference] = []
+    for name, part in _parts(restored.info.server_version).items():
+        if name not in source:
+            continue
+        wanted = {(item.kind, item.identity): item.properties for item in source[name]}
+        query = part.query.replace("{chosen}", "true")
+        if part.chosen is None:
+            items = _read(restored, query)
+        else:
+            names = [identity for _, identity in wanted]
+            items = (
+                _read(
+                    restored,
+                    f"SELECT w.* FROM ({query}) AS w (kind, name, properties) "
+                    "WHERE w.name = ANY (%s)",
+                    names,
+                )
+                if names
+                else ()
+            )
+        found = {(item.kind, item.identity): item.properties for item in items}
+        for key in sorted(wanted.keys() | found.keys()):
+            if wanted.get(key) == found.get(key):
+                continue
+            if part.chosen is not None and key not in wanted:
+                continue
+            differences.append(_difference(key, wanted.get(key), found.get(key)))
+    return differences
+
+
+def _difference(key: tuple[str, str], wanted: str | None, found: str | None) -> SchemaDifference:
+    kind, identity = key
+    if kind == "CONSTRAINT TRIGGER":
+        # Only those that are not as they are by default are listed.
+        default = "enabled O"
+        return SchemaDifference(
+            kind, identity, "different", f"is {found or default}; in the source {wanted or default}"
+        )
+    if found is None:
+        return SchemaDifference(kind, identity, "missing")
+    if wanted is None:
+        return SchemaDifference(kind, identity, "unexpected")
+    detail = f"is {found}; in the source {wanted}"
+    if kind == "ROW TYPE":
+        detail += "; values of this row type are kept in columns, and change places"
+    elif re.search(r"\b[0-9a-f]{32}\b", wanted):
+        detail = "is not as in the source"
+    return SchemaDifference(kind, identity, "different", detail)
+
+
+def uses_money(connection: Connection) -> bool:
+    """Return whether values of type money are kept, which a locale writes."""
+    row = connection.execute(
+        _used(connection.info.server_version) + "SELECT EXISTS (SELECT FROM used WHERE oid = "
+        "'pg_catalog.money'::pg_catalog.regtype)"
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def _read(connection: Connection, query: str, names: list[str] | None = None) -> tuple[Item, ...]:
+    parameters = None if names is None else [names]
+    items = [
+        Item(kind=kind, identity=identity, properties=properties or "")
+        for kind, identity, properties in connection.execute(query, parameters)
+    ]
+    return tuple(sorted(items, key=lambda item: (item.kind, item.identity, item.properties)))
