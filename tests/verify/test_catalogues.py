@@ -1,0 +1,398 @@
+"""What pg_dump does not write is carried and compared, or is no PASS."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dagster_resil.backup.take import take_backup
+from dagster_resil.demo.damage import LocalBackup
+from dagster_resil.postgres.catalogues import compare_catalogues, read_catalogues
+from dagster_resil.postgres.connection import Connection, Endpoint
+from dagster_resil.postgres.session import settle
+from dagster_resil.vault import open_vault
+from dagster_resil.vault.model import Receipt
+from dagster_resil.verify.prove import verify_backup
+from dagster_resil.verify.verdict import Verdict
+from tests.conftest import Source
+
+
+def taken(endpoint: Endpoint, folder: Path) -> LocalBackup:
+    vault = folder / "vault"
+    return LocalBackup(vault, take_backup(endpoint, open_vault(vault.as_uri()), name="app"))
+
+
+def verified(backup: LocalBackup) -> Receipt:
+    return verify_backup(open_vault(backup.vault.as_uri()), backup.reload())
+
+
+def assert_passes(receipt: Receipt) -> None:
+    assert receipt.verdict is Verdict.PASS, [
+        check for check in receipt.checks if check.verdict is not Verdict.PASS
+    ]
+
+
+def restored_by_script(source: Source, backup: LocalBackup, jobs: int = 2) -> Endpoint:
+    """Restore with nothing but the backup's own script."""
+    target = source.create()
+    done = subprocess.run(
+        ["sh", backup.file("restore.sh"), target.child_arguments()[0].removeprefix("--dbname=")],
+        env=target.child_environment()
+        | {"PATH": f"{source.programs.bin_dir}:/usr/bin:/bin", "JOBS": str(jobs)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def read(endpoint: Endpoint, query: str) -> object:
+    with endpoint.connect(autocommit=True) as connection:
+        settle(connection)
+        row = connection.execute(query).fetchone()
+        return row[0] if row else None
+
+
+UNACCENT = "CREATE EXTENSION unaccent"
+FOREIGN_KEY = (
+    "CREATE TABLE author (id int PRIMARY KEY)",
+    "CREATE TABLE book (id int PRIMARY KEY, author_id int REFERENCES author)",
+    "INSERT INTO author VALUES (1)",
+    "INSERT INTO book VALUES (1, 1)",
+)
+PARTITIONED_KEY = (
+    "CREATE TABLE a (id int PRIMARY KEY)",
+    "CREATE TABLE b (id int, a_id int REFERENCES a) PARTITION BY RANGE (id)",
+    "CREATE TABLE b1 PARTITION OF b FOR VALUES FROM (0) TO (10)",
+    "INSERT INTO a VALUES (1)",
+)
+_STATES = (
+    "SELECT string_agg(tgrelid::regclass || ' ' || tgfoid::regproc || ' ' || tgenabled::text, "
+    "', ' "
+    "ORDER BY 1) FROM (SELECT tgrelid, tgfoid, tgenabled FROM pg_trigger WHERE tgisinternal "
+    "ORDER BY tgrelid::regclass::text, tgfoid::regproc::text) t"
+)
+
+# What is done to a database, and the query that has to give the same of a copy.
+CARRIED: dict[str, tuple[tuple[str, ...], str]] = {
+    "a foreign key's triggers off on one side": (
+        (*FOREIGN_KEY, "ALTER TABLE book DISABLE TRIGGER ALL"),
+        _STATES,
+    ),
+    "a foreign key's triggers off on the other side": (
+        (*FOREIGN_KEY, "ALTER TABLE author DISABLE TRIGGER ALL"),
+        _STATES,
+    ),
+    "a foreign key's triggers for replicas, too": (
+        (
+            *FOREIGN_KEY,
+            "DO $$ DECLARE t name; BEGIN FOR t IN SELECT tgname FROM pg_trigger WHERE tgisinternal "
+            "AND tgrelid = 'book'::regclass LOOP EXECUTE "
+            "format('ALTER TABLE book ENABLE ALWAYS TRIGGER %I', t); END LOOP; END $$",
+        ),
+        _STATES,
+    ),
+    "a partition's triggers off": (
+        (*PARTITIONED_KEY, "ALTER TABLE b1 DISABLE TRIGGER ALL"),
+        _STATES,
+    ),
+    "a deferrable key's trigger off": (
+        (
+            "CREATE TABLE d (id int UNIQUE DEFERRABLE INITIALLY DEFERRED)",
+            "ALTER TABLE d DISABLE TRIGGER ALL",
+        ),
+        _STATES,
+    ),
+    "an extension's function made immutable": (
+        (
+            UNACCENT,
+            "ALTER FUNCTION unaccent(text) IMMUTABLE",
+            "CREATE TABLE n (n text)",
+            "CREATE INDEX ON n (unaccent(n))",
+        ),
+        "SELECT provolatile FROM pg_proc WHERE oid = 'public.unaccent(text)'::regprocedure",
+    ),
+    "in the transaction that made the extension": (
+        (
+            "DO $$ BEGIN CREATE EXTENSION hstore; ALTER FUNCTION hstore(text, text) VOLATILE; END $$",
+        ),
+        "SELECT provolatile FROM pg_proc WHERE oid = 'public.hstore(text, text)'::regprocedure",
+    ),
+    "an extension's function with a setting": (
+        (UNACCENT, "ALTER FUNCTION unaccent(text) SET search_path = public, pg_temp"),
+        (
+            "SELECT array_to_string(proconfig, ' ') FROM pg_proc "
+            "WHERE oid = 'public.unaccent(text)'::regprocedure"
+        ),
+    ),
+    "an extension's dictionary with other rules": (
+        (UNACCENT, "ALTER TEXT SEARCH DICTIONARY unaccent (rules = 'unaccent')"),
+        "SELECT dictinitoption FROM pg_ts_dict WHERE dictname = 'unaccent'",
+    ),
+    "a built-in text search configuration with another dictionary": (
+        (
+            UNACCENT,
+            "ALTER TEXT SEARCH CONFIGURATION english ALTER MAPPING FOR hword, hword_part, word "
+            "WITH unaccent, english_stem",
+        ),
+        (
+            "SELECT pg_catalog.to_tsvector('pg_catalog.english', 'hôtel') @@ "
+            "pg_catalog.to_tsquery('pg_catalog.english', 'hotel')"
+        ),
+    ),
+    "a built-in text search configuration without a mapping": (
+        ("ALTER TEXT SEARCH CONFIGURATION french DROP MAPPING FOR email, url",),
+        "SELECT count(*) FROM pg_ts_config_map WHERE mapcfg = 'pg_catalog.french'::regconfig",
+    ),
+    "a built-in dictionary with other stop words": (
+        ("ALTER TEXT SEARCH DICTIONARY german_stem (StopWords = english)",),
+        "SELECT dictinitoption FROM pg_ts_dict WHERE dictname = 'german_stem'",
+    ),
+    "a function in pg_catalog": (
+        (
+            "CREATE FUNCTION pg_catalog.fiscal_year(date) RETURNS int LANGUAGE sql IMMUTABLE "
+            "AS 'SELECT extract(year FROM $1 + interval ''3 months'')::int'",
+            "CREATE TABLE invoice (d date, CHECK (fiscal_year(d) > 2000))",
+            "INSERT INTO invoice VALUES ('2026-11-25')",
+            "CREATE VIEW years AS SELECT fiscal_year(d) FROM invoice",
+        ),
+        "SELECT fiscal_year('2026-11-25')",
+    ),
+    "a function in pg_catalog that takes a type of the database's": (
+        (
+            "CREATE TYPE mood AS ENUM ('sad', 'ok')",
+            "CREATE FUNCTION pg_catalog.is_ok(public.mood) RETURNS bool LANGUAGE plpgsql "
+            "AS $$ BEGIN RETURN $1 = 'ok'; END $$",
+        ),
+        "SELECT pg_catalog.is_ok('ok')",
+    ),
+    "a built-in function changed": (
+        ("ALTER FUNCTION pg_catalog.justify_hours(interval) COST 7",),
+        "SELECT procost FROM pg_proc WHERE proname = 'justify_hours'",
+    ),
+    "no schema public": (
+        ("CREATE SCHEMA app", "CREATE TABLE app.t (id int)", "DROP SCHEMA public"),
+        "SELECT count(*) FROM pg_namespace WHERE nspname = 'public'",
+    ),
+    "schema public made again": (
+        ("DROP SCHEMA public", "CREATE SCHEMA public", "CREATE TABLE public.t (id int)"),
+        (
+            "SELECT COALESCE(nspacl::text, '{postgres=UC/postgres}') FROM pg_namespace "
+            "WHERE nspname = 'public'"
+        ),
+    ),
+    "schema public made again, with a comment and a grant": (
+        (
+            "DROP SCHEMA public",
+            "CREATE SCHEMA public",
+            "COMMENT ON SCHEMA public IS 'ours'",
+            "GRANT USAGE ON SCHEMA public TO PUBLIC",
+        ),
+        "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'public'",
+    ),
+    "no plpgsql": (
+        ("CREATE TABLE t (id int)", "DROP EXTENSION plpgsql"),
+        "SELECT count(*) FROM pg_extension",
+    ),
+    "plpgsql made again": (
+        ("DROP EXTENSION plpgsql", "CREATE EXTENSION plpgsql"),
+        "SELECT count(*) FROM pg_extension",
+    ),
+    "plpgsql made again, with another comment": (
+        (
+            "DROP EXTENSION plpgsql",
+            "CREATE EXTENSION plpgsql",
+            "COMMENT ON EXTENSION plpgsql IS 'ours'",
+        ),
+        "SELECT count(*) FROM pg_extension",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CARRIED)
+def test_it_is_carried(one_source: Source, kind: str, tmp_path: Path) -> None:
+    statements, query = CARRIED[kind]
+    endpoint = one_source.create()
+    one_source.execute(endpoint, *statements)
+    wanted = read(endpoint, query)
+    backup = taken(endpoint, tmp_path)
+    assert_passes(verified(backup))
+    copy = restored_by_script(one_source, backup)
+    assert read(copy, query) == wanted
+    with endpoint.connect(autocommit=True) as there, copy.connect(autocommit=True) as here:
+        assert not compare_catalogues(read_catalogues(there), here)
+
+
+# What no statement puts back: it is no PASS, and it is named.
+LOST: dict[str, tuple[tuple[str, ...], str]] = {
+    "a row type whose columns change places": (
+        (
+            "CREATE TABLE parent (a int)",
+            "CREATE TABLE child (own int) INHERITS (parent)",
+            "ALTER TABLE parent ADD COLUMN late int",
+            "CREATE TABLE keeper (id int, x child)",
+            "INSERT INTO keeper VALUES (1, ROW(1, 2, 3)::child)",
+        ),
+        "ROW TYPE public.child",
+    ),
+    "the same in an array of a domain": (
+        (
+            "CREATE TABLE parent (a int)",
+            "CREATE TABLE child (own int) INHERITS (parent)",
+            "ALTER TABLE parent ADD COLUMN late int",
+            "CREATE DOMAIN children AS child[]",
+            "CREATE TYPE pair AS (n int, c children)",
+            "CREATE TABLE keeper (id int, x pair[])",
+        ),
+        "ROW TYPE public.child",
+    ),
+    "an operator in pg_catalog": (
+        (
+            "CREATE FUNCTION same(point, point) RETURNS bool LANGUAGE sql AS 'SELECT $1 ~= $2'",
+            "CREATE OPERATOR pg_catalog.~~~ (LEFTARG = point, RIGHTARG = point, FUNCTION = same)",
+        ),
+        "OPERATOR pg_catalog.~~~",
+    ),
+    "a type in information_schema": (
+        ("CREATE TYPE information_schema.mood AS ENUM ('sad')",),
+        "mood",
+    ),
+    "a view in information_schema": (
+        ("CREATE VIEW information_schema.mine AS SELECT 1 AS a",),
+        "information_schema.mine",
+    ),
+    "a table that was made an extension's": (
+        (
+            "CREATE SCHEMA x",
+            "CREATE EXTENSION hstore SCHEMA x",
+            "CREATE TABLE x.t (a int)",
+            "ALTER EXTENSION hstore ADD TABLE x.t",
+        ),
+        "x.t",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LOST)
+def test_it_is_no_pass(one_source: Source, kind: str, tmp_path: Path) -> None:
+    statements, named = LOST[kind]
+    endpoint = one_source.create()
+    one_source.execute(endpoint, *statements)
+    receipt = verified(taken(endpoint, tmp_path))
+    assert receipt.verdict is Verdict.FAIL
+    found = receipt.check("schema_matches")
+    assert named in "\n".join((found.summary, *found.details)), found
+
+
+CREATED = {
+    "an ordinary database": [],
+    "with extensions, used and granted": [
+        "CREATE EXTENSION hstore",
+        "CREATE EXTENSION pg_trgm",
+        "GRANT EXECUTE ON FUNCTION hstore(text, text) TO PUBLIC",
+        "REVOKE EXECUTE ON FUNCTION pg_catalog.pg_sleep(double precision) FROM PUBLIC",
+        "ANALYZE",
+    ],
+    "an extension that was updated": [
+        "CREATE EXTENSION pg_trgm VERSION '1.3'",
+        "ALTER EXTENSION pg_trgm UPDATE",
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", CREATED)
+def test_nothing_is_found_that_is_not_there(source: Source, kind: str, tmp_path: Path) -> None:
+    endpoint = source.create()
+    source.execute(endpoint, *CREATED[kind])
+    assert_passes(verified(taken(endpoint, tmp_path)))
+
+
+NO_DDL = (
+    "CREATE TABLE t AS SELECT 1 AS a",
+    "CREATE MATERIALIZED VIEW mv AS SELECT * FROM t",
+    "CREATE FUNCTION no_ddl() RETURNS event_trigger LANGUAGE plpgsql AS "
+    "$$ BEGIN RAISE EXCEPTION 'no DDL here: %', tg_tag; END $$",
+    "COMMENT ON FUNCTION no_ddl() IS 'it refuses'",
+    "CREATE EVENT TRIGGER no_ddl ON ddl_command_start EXECUTE FUNCTION no_ddl()",
+    "COMMENT ON EVENT TRIGGER no_ddl IS 'it refuses'",
+)
+# A function looks at what nothing says that it depends on.
+LOOKING = (
+    "CREATE TABLE z (id int PRIMARY KEY)",
+    "INSERT INTO z SELECT n FROM generate_series(1, 2000) n",
+    "CREATE FUNCTION is_there(i int) RETURNS bool LANGUAGE sql AS "
+    "'SELECT EXISTS (SELECT FROM public.z WHERE id = i)'",
+    "CREATE DOMAIN known AS int CHECK (is_there(VALUE))",
+    "CREATE TABLE a (id int CHECK (is_there(id)))",
+    "INSERT INTO a SELECT n FROM generate_series(1, 2000) n",
+    "CREATE TABLE b (id known[])",
+    "INSERT INTO b SELECT ARRAY[n] FROM generate_series(1, 2000) n",
+)
+VIEWS_ON_VIEWS = (
+    "CREATE TABLE t AS SELECT n FROM generate_series(1, 1000) n",
+    "CREATE MATERIALIZED VIEW m1 AS SELECT count(*) AS c FROM t",
+    "CREATE FUNCTION of_m1() RETURNS bigint LANGUAGE plpgsql AS "
+    "$$ BEGIN RETURN (SELECT c FROM public.m1); END $$",
+    "CREATE MATERIALIZED VIEW m2 AS SELECT of_m1() AS c",
+    "CREATE UNIQUE INDEX ON m1 (c)",
+)
+
+
+@pytest.mark.parametrize(
+    "statements", [NO_DDL, LOOKING, VIEWS_ON_VIEWS], ids=["trigger", "check", "view"]
+)
+def test_one_backup_has_one_verdict(
+    source: Source, statements: tuple[str, ...], tmp_path: Path
+) -> None:
+    endpoint = source.create()
+    source.execute(endpoint, *statements)
+    backup = taken(endpoint, tmp_path)
+    for _ in range(10 if statements is NO_DDL else 3):
+        assert_passes(verified(backup))
+    for jobs in (1, 4):
+        restored_by_script(source, backup, jobs)
+    stock_restores(source, backup)
+
+
+def stock_restores(source: Source, backup: LocalBackup) -> None:
+    """Restore the archive as anybody would, in one process and in several."""
+    vault = backup.vault
+    del vault
+    for options in ((), ("--jobs=4",)):
+        if any(name.name[-5:-4] == "." for name in backup.file("archive").glob("*.gz.*")):
+            return  # parts, which have to be joined first
+        target = source.create()
+        done = subprocess.run(
+            [
+                source.programs.path("pg_restore"),
+                "--exit-on-error",
+                *options,
+                *target.child_arguments(),
+                backup.file("archive"),
+            ],
+            env=target.child_environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_connection_for_catalogues_needs_no_superuser(one_source: Source) -> None:
+    endpoint = one_source.create()
+    with one_source.admin() as connection:
+        connection.execute("CREATE ROLE looks LOGIN PASSWORD 'x'")
+    try:
+        login = Endpoint({**endpoint.parameters, "user": "looks"}, "x", private=True)
+        with login.connect(autocommit=True) as session:
+            settle(session)
+            found: Connection = session
+            assert set(read_catalogues(found)) >= {"functions", "row types", "objects"}
+    finally:
+        with one_source.admin() as connection:
+            connection.execute("DROP ROLE looks")
