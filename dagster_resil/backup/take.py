@@ -18,7 +18,7 @@ from dagster_resil.backup.data import Method, Reading, SnapshotData
 from dagster_resil.backup.definitions import read_state
 from dagster_resil.backup.dump import Dumper, judge
 from dagster_resil.backup.expectations import ExpectationReader
-from dagster_resil.backup.globals import read_globals
+from dagster_resil.backup.globals import Globals, read_globals
 from dagster_resil.backup.instructions import restore_readme, restore_script
 from dagster_resil.backup.snapshot import HeldSnapshot, SnapshotRaced, hold_snapshot
 from dagster_resil.errors import (
@@ -39,6 +39,7 @@ from dagster_resil.postgres.inventory import (
 )
 from dagster_resil.postgres.programs import Programs, client_for
 from dagster_resil.postgres.scratch import sweep
+from dagster_resil.postgres.server_inventory import take_server_inventory
 from dagster_resil.postgres.session import settle
 from dagster_resil.postgres.tables import FingerprintForm, Relation, default_form, read_writers
 from dagster_resil.process import DAY_S
@@ -127,7 +128,7 @@ class _Taken:
     snapshot: Snapshot
     tables: tuple[Table, ...]
     expected: Expected
-    globals_sql: str
+    globals_sql: Globals
     database_bytes: int
     form: FingerprintForm
     tools: dict[str, str]
@@ -452,6 +453,7 @@ def _read(
             if _settled_text(schema) != _settled_text(again):
                 raise SnapshotRaced("the schema was changed while the backup ran")
         globals_sql = read_globals(holder)
+        around = take_server_inventory(holder)
         expectations.wait(watch)
         data.wait(watch)
         watch()  # tell the whole of it
@@ -499,7 +501,10 @@ def _read(
     toc = data.contents
     return _Taken(
         engine=data.engine,
-        left_out=_left_out(snapshot, toc, cloned=attempt.cloned, by_us=data.engine == "pg_dump"),
+        left_out=(
+            *_left_out(snapshot, toc, cloned=attempt.cloned, by_us=data.engine == "pg_dump"),
+            *globals_sql.left_out,
+        ),
         source=identity,
         snapshot=Snapshot(
             id=snapshot.id,
@@ -515,6 +520,7 @@ def _read(
             unreadable_tables=tuple(
                 f"{t.schema}.{t.name}" for t in snapshot.tables if not t.readable
             ),
+            globals=around,
         ),
         globals_sql=globals_sql,
         database_bytes=database_bytes(holder),
@@ -664,7 +670,7 @@ def _keep(
     """Write every object of the backup that is not in the vault yet, but the manifest."""
     texts = {
         "archive/toc.dat": taken.contents.to_bytes(),
-        "globals.sql": taken.globals_sql.encode(),
+        "globals.sql": taken.globals_sql.to_bytes(),
         "RESTORE.md": restore_readme(
             backup_id,
             taken.source,

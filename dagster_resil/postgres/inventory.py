@@ -362,7 +362,8 @@ def _queries(version: int) -> dict[str, str]:
             f"DISTINCT {role}, ' ' ORDER BY {role}) "
             "FROM pg_catalog.pg_auth_members a "
             "JOIN pg_catalog.pg_roles r ON r.oid = a.roleid "
-            "JOIN pg_catalog.pg_roles m ON m.oid = a.member WHERE m.rolname !~ '^pg_' "
+            "JOIN pg_catalog.pg_roles m ON m.oid = a.member "
+            "WHERE NOT (r.rolname ~ '^pg_' AND m.rolname ~ '^pg_') "
             "GROUP BY m.rolname"
         ),
     }
@@ -383,7 +384,8 @@ def _membership_options(version: int) -> str:
         "SELECT 'ROLE MEMBERSHIP', m.rolname || ' of ' || r.rolname, "
         f"pg_catalog.concat_ws(' ', 'with', {words}) FROM pg_catalog.pg_auth_members a "
         "JOIN pg_catalog.pg_roles r ON r.oid = a.roleid "
-        "JOIN pg_catalog.pg_roles m ON m.oid = a.member WHERE m.rolname !~ '^pg_' "
+        "JOIN pg_catalog.pg_roles m ON m.oid = a.member "
+        "WHERE NOT (r.rolname ~ '^pg_' AND m.rolname ~ '^pg_') "
         "GROUP BY m.rolname, r.rolname"
     )
 

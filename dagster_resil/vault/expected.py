@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dagster_resil.postgres.inventory import Inventory, LargeObjects
+from dagster_resil.postgres.inventory import Inventory, Item, LargeObjects
 from dagster_resil.vault.model import Record
 
 SCHEMA_OBJECT = "expectations/schema.sql"
@@ -28,3 +28,6 @@ class Expected(Record):
     large_objects: LargeObjects
     unreadable_tables: tuple[str, ...] = ()
     """Tables of extensions that the login could not read and pg_dump does not dump."""
+    globals: tuple[Item, ...] | None = None
+    """What ``globals.sql`` makes, beside memberships and settings, which are in the inventory; None
+    in a backup of an earlier release."""
