@@ -118,22 +118,17 @@ if ! printf '\\restrict %s\n\\unrestrict %s\n' "$token" "$token" |
     token=
 fi
 apply() { # the name of a part of globals.sql
-    if ! grep -q "^-- begin $1\$" "$here/globals.sql" || ! grep -q "^-- end $1\$" "$here/globals.sql"
-    then
+    if [ "$(grep -c -e "^-- begin $1\$" -e "^-- end $1\$" "$here/globals.sql")" != 2 ]; then
         echo "restore.sh: globals.sql is not whole: it has no part \"$1\"" >&2
         echo "hint: compare its checksum with the manifest's" >&2
         exit 4
     fi
     {
-        echo "SET search_path TO '';"
-        echo "SET standard_conforming_strings TO on;"
-        echo "SET client_min_messages TO warning;"
-        echo 'SELECT pg_catalog.current_database() AS db \gset'
-        if grep -q '^\\encoding SQL_ASCII$' "$here/globals.sql"; then
-            echo '\encoding SQL_ASCII'
-        else
-            echo '\encoding UTF8'
-        fi
+        encoding=UTF8
+        ! grep -q '^\\encoding SQL_ASCII$' "$here/globals.sql" || encoding=SQL_ASCII
+        printf '%s\n' "SET search_path TO '';" 'SET standard_conforming_strings TO on;' \
+            'SET client_min_messages TO warning;' "\\encoding $encoding" \
+            'SELECT pg_catalog.current_database() AS db \gset'
         [ -z "$token" ] || printf '\\restrict %s\n' "$token"
         LC_ALL=C sed -n "/^-- begin $1\$/,/^-- end $1\$/p" "$here/globals.sql"
         [ -z "$token" ] || printf '\\unrestrict %s\n' "$token"
