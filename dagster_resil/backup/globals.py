@@ -140,19 +140,17 @@ class _Reader:
         # In an SQL_ASCII database any bytes are.
         return text is None or self.encoding == "SQL_ASCII" or not has_invalid_bytes(text)
 
-    def _fits(self, what: str, *texts: str | None) -> bool:
+    def _fits(self, what: str, whose: str, *texts: str | None) -> bool:
         """Return whether texts are valid in the database's encoding; note what is not."""
-        for text in texts:
-            if text is not None and not self._is_valid(text):
-                self.left_out.append(
-                    f"{what}: {shown(text[:100])} is not valid in the database's encoding "
-                    f"{self.encoding}"
-                )
-                return False
-        return True
+        if all(map(self._is_valid, texts)):
+            return True
+        self.left_out.append(
+            f"{what}, {whose} is not valid in the database's encoding {self.encoding}"
+        )
+        return False
 
     def _comment(self, what: str, title: str, comment: str | None) -> Iterator[str]:
-        if comment is not None and self._fits(f"the comment on {title}", comment):
+        if comment is not None and self._fits(f"the comment on {title}", "which", comment):
             yield f"COMMENT ON {what} IS {quoted_value(comment)};"
 
     def roles(self) -> Iterator[str]:
@@ -163,7 +161,7 @@ class _Reader:
             'FROM pg_catalog.pg_roles ORDER BY rolname COLLATE "C"'
         ).fetchall()
         for name, predefined, *flags, limit, until, comment in rows:
-            if not self._fits("a role with its memberships and settings", name):
+            if not self._fits(f"role {shown(name)}", "whose name", name):
                 continue
             if not predefined:
                 create = f"CREATE ROLE {quoted_name(name)} WITH " + " ".join(
@@ -223,7 +221,9 @@ class _Reader:
             'ORDER BY t.spcname COLLATE "C"'
         ).fetchall()
         for name, built_in, owner, by_default, location, options, granted, comment in rows:
-            if not self._fits("a tablespace", name, owner, location):
+            if not self._fits(
+                f"tablespace {shown(name)}", "whose name, owner or place", name, owner, location
+            ):
                 continue
             quoted = quoted_name(name)
             if not built_in:
@@ -296,7 +296,7 @@ class _Reader:
                 if of_database:
                     head += ' IN DATABASE :"db"'
             of_whom = "" if role is None else f" of role {shown(role)}"
-            if self._fits(f"a setting{of_whom}", setting):
+            if self._fits(f"a setting{of_whom}", "whose value", setting):
                 yield f"{head} SET {quoted_name(name)} TO {_values(name, value)};"
 
     def parameters(self) -> Iterator[str]:
@@ -337,7 +337,7 @@ class _Reader:
         if row is None:  # pragma: no cover - the database that we are in is there
             raise AssertionError("no database")
         name, owner, has_grants, limit, template, comment = row
-        own = self._fits("the database's owner and grants", owner)
+        own = self._fits("the database's owner and grants", "whose name", owner)
         if own:
             yield f'ALTER DATABASE :"db" OWNER TO {quoted_name(owner)};'
         if limit != -1:

@@ -8,10 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
 
+from dagster_resil.backup.globals import read_globals
 from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.damage import LocalBackup
 from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.postgres.globals_file import NotAsWritten, read_globals_file
+from dagster_resil.postgres.inventory import take_inventory
+from dagster_resil.postgres.load import apply_globals
+from dagster_resil.postgres.server_inventory import take_server_inventory
+from dagster_resil.postgres.session import settle
 from dagster_resil.restore import restore_backup
 from dagster_resil.vault import open_vault
 from dagster_resil.vault.expected import INVENTORY_OBJECT
@@ -52,7 +60,7 @@ SOURCE = (
 )
 
 
-@pytest.fixture(scope="module", params=[15, 17])
+@pytest.fixture(scope="module", params=[15, 17], ids="pg{}".format)
 def backup(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Source, Endpoint, LocalBackup]]:
@@ -214,6 +222,7 @@ def changed(taken: LocalBackup, vault: Path, pattern: str, new: str) -> LocalBac
     return made
 
 
+@pytest.mark.parametrize("backup", [15], indirect=True)
 @pytest.mark.parametrize("kind", CHANGES)
 def test_a_changed_file_fails(
     backup: tuple[Source, Endpoint, LocalBackup], kind: str, tmp_path: Path
@@ -228,12 +237,11 @@ def test_a_changed_file_fails(
     assert all(words in said for words in named), said
 
 
+@pytest.mark.parametrize("backup", [17], indirect=True)
 @pytest.mark.parametrize("option", ["INHERIT TRUE", "SET FALSE"])
 def test_a_changed_option_of_a_membership_fails(
     backup: tuple[Source, Endpoint, LocalBackup], option: str, tmp_path: Path
 ) -> None:
-    if backup[0].major < 16:
-        return  # it has none
     word = option.split()[0]
     made = changed(
         backup[2],
@@ -266,30 +274,38 @@ STRANGE = {
 }
 
 
-@pytest.mark.parametrize("part", ["roles", "settings"])
+@pytest.mark.parametrize("part", ["roles", "tablespaces", "settings"])
 @pytest.mark.parametrize("kind", STRANGE)
+def test_what_a_backup_does_not_write_is_not_read(
+    backup: tuple[Source, Endpoint, LocalBackup], kind: str, part: str
+) -> None:
+    head, found, rest = backup[2].file("globals.sql").read_text().partition(f"-- begin {part}\n")
+    assert found
+    line = head.count("\n") + 2
+    with pytest.raises(NotAsWritten, match=rf"^globals.sql, line {line}: "):
+        read_globals_file(f"{head}{found}{STRANGE[kind]}\n{rest}".encode())
+
+
+@pytest.mark.parametrize("backup", [15], indirect=True)
+@pytest.mark.parametrize("kind", ["a command of psql", "a program"])
 def test_what_a_backup_does_not_write_is_not_run(
     backup: tuple[Source, Endpoint, LocalBackup],
     kind: str,
-    part: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if backup[0].major != 15 and part == "settings":
-        return  # it is refused before it is known where it would be run
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
     line = STRANGE[kind].replace("\\", "\\\\")
-    made = changed(backup[2], tmp_path / "vault", f"-- begin {part}\n", rf"\g<0>{line}\n")
+    made = changed(backup[2], tmp_path / "vault", "-- begin settings\n", rf"\g<0>{line}\n")
     receipt = verified(made)
     assert receipt.verdict is Verdict.FAIL
-    summary = receipt.check("restores_cleanly").summary
-    number = made.file("globals.sql").read_text().split(f"-- begin {part}\n")[0].count("\n") + 2
-    assert f"globals.sql, line {number}: " in summary, summary
+    assert "globals.sql, line " in receipt.check("restores_cleanly").summary
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("backup", [15], indirect=True)
 def test_a_file_that_ends_early_is_not_run(
     backup: tuple[Source, Endpoint, LocalBackup], tmp_path: Path
 ) -> None:
@@ -380,3 +396,99 @@ def test_a_backup_of_an_earlier_release_is_verified_and_restored(
     # A change is found as it was then: of memberships, settings, and what belongs to the database.
     lie = changed(made, tmp_path / "lie", "'German'", "'ISO'")
     assert verified(lie).check("schema_matches").verdict is Verdict.FAIL
+
+
+class Lenient(Loader):
+    """Have bytes that are no UTF-8 be lone surrogates, as the product's own connections do."""
+
+    def load(self, data: Buffer) -> str:
+        return bytes(data).decode("utf-8", "surrogateescape")
+
+
+def test_names_of_another_encoding_are_left_out(tmp_path: Path) -> None:
+    """A role that was made from a LATIN1 database can't be made from a UTF8 one."""
+    with run_server(stock(15)) as source:
+        latin = source.create(options="ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
+        endpoint = source.create("here")
+        source.execute(
+            latin,
+            "CREATE ROLE grün",
+            "CREATE ROLE plain",
+            "CREATE ROLE duo",
+            "GRANT grün TO duo",
+            "GRANT plain TO duo",
+            "GRANT plain TO grün",
+            "GRANT grün TO pg_monitor",
+            "ALTER ROLE grün SET work_mem = '5MB'",
+            "ALTER ROLE plain SET my.value = 'blau ä'",
+            "COMMENT ON ROLE plain IS 'blau ü'",
+            "GRANT CREATE ON DATABASE here TO grün, plain",
+            "GRANT SET ON PARAMETER my.value TO grün",
+            "SET allow_in_place_tablespaces = on",
+            "CREATE TABLESPACE geschützt LOCATION ''",
+            "CREATE TABLESPACE other OWNER grün LOCATION ''",
+            "CREATE TABLESPACE third OWNER plain LOCATION ''",
+            "GRANT CREATE ON TABLESPACE third TO grün, duo",
+        )
+        with endpoint.connect(autocommit=True) as connection:
+            for name in ("text", "name", "varchar"):
+                connection.adapters.register_loader(name, Lenient)
+            settle(connection)
+            found = read_globals(connection)
+            inventory, around_it = take_inventory(connection), take_server_inventory(connection)
+        in_utf8 = "is not valid in the database's encoding UTF8"
+        assert set(found.left_out) == {
+            rf"role gr\xfcn, whose name {in_utf8}",
+            f"the comment on role plain, which {in_utf8}",
+            f"a setting of role plain, whose value {in_utf8}",
+            rf"tablespace gesch\xfctzt, whose name, owner or place {in_utf8}",
+            f"tablespace other, whose name, owner or place {in_utf8}",
+        }
+        assert found.to_bytes().decode()
+        # What is left is what a server has that was made of it.
+        file = tmp_path / "globals.sql"
+        file.write_bytes(found.to_bytes())
+        with run_server(stock(15)) as other:
+            target = other.create("here")
+            for part in ("roles", "tablespaces", "settings"):
+                assert apply_globals(target, file, part=part, in_place=True).clean
+            with target.connect(autocommit=True) as connection:
+                settle(connection)
+                assert take_server_inventory(connection) == around_it
+                again = take_inventory(connection)
+        kinds = {"ROLE MEMBERSHIP", "ROLE SETTING", "DATABASE"}
+        assert again.membership_options == inventory.membership_options
+        assert [item for item in again.items if item.kind in kinds] == [
+            item for item in inventory.items if item.kind in kinds
+        ]
+
+
+def test_bytes_of_no_encoding_are_kept_in_sql_ascii(tmp_path: Path) -> None:
+    with run_server(stock(15)) as source, run_server(stock(15)) as other:
+        options = "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"
+        endpoint, target = source.create(options=options), other.create(options=options)
+        file = tmp_path / "globals.sql"
+        found = []
+        for place in (endpoint, target):
+            with place.connect(autocommit=True) as connection:
+                connection.execute("SET client_encoding = SQL_ASCII")
+                for name in ("text", "name", "varchar"):
+                    connection.adapters.register_loader(name, Lenient)
+                settle(connection)
+                if place is endpoint:
+                    for statement in (
+                        b'CREATE ROLE "gr\xfcn"',
+                        b"COMMENT ON ROLE \"gr\xfcn\" IS E'\xe9\\n\\\\'",
+                        b"ALTER ROLE \"gr\xfcn\" SET my.value = '\xe9'",
+                    ):
+                        connection.execute(statement)
+                    written = read_globals(connection)
+                    assert written.left_out == ()
+                    file.write_bytes(written.to_bytes())
+                else:
+                    for part in ("roles", "settings"):
+                        done = apply_globals(target, file, part=part)
+                        assert done.clean, done
+                found.append(take_server_inventory(connection))
+        assert found[0] == found[1]
+        assert any(item.identity == r"gr\xfcn" for item in found[0])
