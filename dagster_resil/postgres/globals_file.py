@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, cast
 
 from dagster_resil.postgres.connection import Connection
 from dagster_resil.postgres.quoting import quoted_name, unquoted_name, unquoted_value
@@ -31,17 +32,22 @@ class NotAsWritten(Exception):
 class Statement:
     r"""A statement of it.
 
-    :param at: where it begins in the file's text.
+    :param line: the number of its line; of its first in the older form.
     :param part: the part that it is in; None before the first.
     :param tokens: each with its kind: "name", "value", "body" (in dollar quotes), "db" (what stands
         for the database's name) or "words".
     :param made: of the older form's ``\gexec``: the statement to run where this one gives a row.
     """
 
-    at: int
+    line: int
     part: Part | None
     tokens: tuple[tuple[str, str], ...]
     made: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Return what to call it in messages."""
+        return f"globals.sql, line {self.line}"
 
     def text(self, database: str, *, in_place: bool = False) -> bytes:
         """Return it for a server.
@@ -79,13 +85,8 @@ class GlobalsFile:
     :param encoding: what its names and values are in, in PostgreSQL's words.
     """
 
-    text: str
     encoding: str
     statements: tuple[Statement, ...]
-
-    def line_of(self, statement: Statement) -> int:
-        """Return the number of the line in which a statement begins."""
-        return self.text.count("\n", 0, statement.at) + 1
 
     @property
     def locations(self) -> dict[str, str]:
@@ -122,11 +123,12 @@ _TOKEN = re.compile(
     | (?P<value> [eE]'[^'\\]*(?:(?:''|\\.)[^'\\]*)*' | '[^']*(?:''[^']*)*' )
     | (?P<body> (?<![A-Za-z0-9_]) (?P<tag>\$(?:[A-Za-z_][A-Za-z0-9_]*)?\$) .*? (?P=tag) )
     | (?P<db> :"db" )
-    | (?P<words> [A-Za-z_][A-Za-z0-9_.]* | [0-9]+ | [ ,()=;-] )
+    | (?P<words> (?: (?>[A-Za-z_][A-Za-z0-9_.]*)(?!['"&$]) | (?>[0-9]+)(?![A-Za-z_'"&$])
+                   | [ ,()=-] )+ | ; )
     """,
     re.VERBOSE | re.DOTALL,
 )
-_END = re.compile(r";\n| \\(gexec|gset)\n")
+_END = re.compile(r";\n|\\(gexec|gset)\n")
 _META = re.compile(r"\\[^\n]*\n")
 _COMMENT = re.compile(r"--[^\n]*\n|\n")
 _ROLE_WORDS = "(?:NO)?(?:SUPERUSER|INHERIT|CREATEROLE|CREATEDB|LOGIN|REPLICATION|BYPASSRLS)"
@@ -190,7 +192,8 @@ _CONDITIONAL = tuple(
 )
 _OLD_DATABASE = "SELECT pg_catalog.current_database() AS db"
 _SWITCH = re.compile(r"\\if :(roles|settings|tablespaces)")
-_DEFAULT = re.compile(r"\\if :\{\?(?:roles|settings|tablespaces)\}|\\else")
+_DEFAULT = re.compile(r"\\if :\{\?(?:roles|settings|tablespaces)\}")
+_IN_DEFAULT = re.compile(r"\\else|\\set (?:roles|settings) on|\\set tablespaces off")
 _ENCODING_NAME = re.compile(r"\\encoding (UTF8|SQL_ASCII)")
 
 
@@ -203,128 +206,122 @@ def read_globals_file(data: bytes) -> GlobalsFile:
     statements: list[Statement] = []
     encoding = "UTF8"
     part: Part | None = None
-    depth = at = 0
+    inside = False  # of an \\if
+    at, line = 0, 1
     while at < len(text):
+        begin = at
         if found := _COMMENT.match(text, at):
             at = found.end()
         elif found := _META.match(text, at):
-            meta = found[0][:-1]
             at = found.end()
-            if switch := _SWITCH.fullmatch(meta):
-                if depth:
-                    raise _not_as_written(text, found.start())
-                part = switch[1]  # type: ignore[assignment]
-                depth = 1
-            elif meta.startswith("\\if") and _DEFAULT.fullmatch(meta) and not depth:
-                depth = 1
-            elif meta == "\\endif" and depth:
-                part, depth = None, 0
+            meta = found[0][:-1]
+            if (switch := _SWITCH.fullmatch(meta)) and not inside:
+                part, inside = cast(Part, switch[1]), True
+            elif _DEFAULT.fullmatch(meta) and not inside:
+                inside = True
+            elif meta == "\\endif" and inside:
+                part, inside = None, False
             elif name := _ENCODING_NAME.fullmatch(meta):
                 encoding = name[1]
-            elif not (
-                meta == "\\set ON_ERROR_STOP on"
-                or (meta == "\\else" and depth and part is None)
-                or (
-                    re.fullmatch(r"\\set (roles|settings) on|\\set tablespaces off", meta)
-                    and depth
-                    and part is None
-                )
+            elif meta != "\\set ON_ERROR_STOP on" and not (
+                inside and part is None and _IN_DEFAULT.fullmatch(meta)
             ):
-                raise _not_as_written(text, found.start())
+                raise _not_as_written(line)
+        elif inside and part is None:
+            raise _not_as_written(line)
         else:
-            if depth and part is None:
-                raise _not_as_written(text, at)
-            statement, at = _read_statement(text, at, part)
+            statement, at = _read_statement(text, at, line, part)
             if statement is not None:
                 statements.append(statement)
-    if depth:
+        line += text.count("\n", begin, at)
+    if inside:
         raise NotAsWritten("globals.sql ends within a part")
-    return GlobalsFile(text, encoding, tuple(statements))
+    return GlobalsFile(encoding, tuple(statements))
 
 
-def _read_statement(text: str, begin: int, part: Part | None) -> tuple[Statement | None, int]:
+def _read_statement(
+    text: str, at: int, line: int, part: Part | None
+) -> tuple[Statement | None, int]:
     tokens: list[tuple[str, str]] = []
-    at = begin
     while not (end := _END.match(text, at)):
-        found = _TOKEN.match(text, at)
-        if not found:
-            raise _not_as_written(text, begin)
-        _add(tokens, found)
-        at = found.end()
+        at = _add(tokens, text, at)
+        if not at:
+            raise _not_as_written(line)
     skeleton = _skeleton(tokens)
-    statement: Statement | None = Statement(begin, part, tuple(tokens))
+    statement: Statement | None = Statement(line, part, tuple(tokens))
     if end[1] == "gset":
         # psql's way to learn the database's name.
         known, statement = skeleton == _OLD_DATABASE, None
     elif end[1] == "gexec":
         made = unquoted_value(tokens[1][1]) if tokens[1:] and tokens[1][0] == "value" else ""
-        known = any(
-            re.fullmatch(f"SELECT <value> WHERE {condition}", skeleton)
-            and inner.fullmatch(_skeleton_of(made))
-            for condition, inner in _CONDITIONAL
-        )
-        statement = Statement(begin, part, tuple(tokens), made)
+        known = _is_conditional("SELECT <value> WHERE {}", skeleton, _skeleton_of(made))
+        statement = Statement(line, part, tuple(tokens), made)
     elif skeleton == "DO <body>":
-        known = _is_conditional(_inside(tokens[1][1]))
+        block = _tokens_of(_inside(tokens[1][1]))
+        bodies = [text for kind, text in block if kind == "body"]
+        known = len(bodies) == 1 and _is_conditional(
+            "BEGIN IF {} THEN EXECUTE <body>; END IF; END",
+            _skeleton(block),
+            _skeleton_of(_inside(bodies[0])),
+        )
     else:
-        known = _STATEMENTS.fullmatch(skeleton) is not None
+        known = _is_statement(skeleton)
     if not known:
-        raise _not_as_written(text, begin)
+        raise _not_as_written(line)
     return statement, end.end()
 
 
-def _add(tokens: list[tuple[str, str]], found: re.Match[str]) -> None:
-    kind = next(
-        kind for kind in ("name", "value", "body", "db", "words") if found[kind] is not None
-    )
-    if kind == "words" and tokens and tokens[-1][0] == "words":
-        tokens[-1] = ("words", tokens[-1][1] + found[0])
-    else:
-        tokens.append((kind, found[0]))
+@lru_cache(maxsize=1000)
+def _is_statement(skeleton: str) -> bool:
+    return _STATEMENTS.fullmatch(skeleton) is not None
 
 
-def _skeleton(tokens: list[tuple[str, str]]) -> str:
-    whole = "".join(text if kind == "words" else f"<{kind}>" for kind, text in tokens)
-    return re.sub(" +", " ", whole)  # psycopg puts one before E'…'
-
-
-def _tokens_of(text: str) -> list[tuple[str, str]] | None:
-    tokens: list[tuple[str, str]] = []
-    at = 0
-    while at < len(text):
-        found = _TOKEN.match(text, at)
-        if not found:
-            return None
-        _add(tokens, found)
-        at = found.end()
-    return tokens
-
-
-def _skeleton_of(text: str) -> str:
-    """Return the skeleton of a statement in a statement; empty where there is none."""
-    tokens = _tokens_of(text)
-    return "" if tokens is None else _skeleton(tokens)
-
-
-def _inside(body: str) -> str:
-    tag = body[: body.index("$", 1) + 1]
-    return body[len(tag) : -len(tag)]
-
-
-def _is_conditional(block: str) -> bool:
-    tokens = _tokens_of(block) or []
-    bodies = [text for kind, text in tokens if kind == "body"]
-    if len(bodies) != 1:
-        return False
-    skeleton = _skeleton(tokens)
-    made = _skeleton_of(_inside(bodies[0]))
+@lru_cache(maxsize=1000)
+def _is_conditional(around: str, skeleton: str, made: str) -> bool:
     return any(
-        re.fullmatch(f"BEGIN IF {condition} THEN EXECUTE <body>; END IF; END", skeleton)
-        and inner.fullmatch(made)
+        re.fullmatch(re.escape(around).replace(r"\{\}", condition), skeleton) is not None
+        and inner.fullmatch(made) is not None
         for condition, inner in _CONDITIONAL
     )
 
 
-def _not_as_written(text: str, at: int) -> NotAsWritten:
-    line = text.count("\n", 0, at) + 1
+def _add(tokens: list[tuple[str, str]], text: str, at: int) -> int:
+    """Add the token that is there, and return where it ends; 0 where there is none."""
+    found = _TOKEN.match(text, at)
+    if not found:
+        return 0
+    kind = str(found.lastgroup)
+    if kind == "words" and tokens and tokens[-1][0] == "words":
+        tokens[-1] = ("words", tokens[-1][1] + found[0])
+    else:
+        tokens.append((kind, found[0]))
+    return found.end()
+
+
+def _skeleton(tokens: list[tuple[str, str]]) -> str:
+    whole = "".join(text if kind == "words" else f"<{kind}>" for kind, text in tokens)
+    return re.sub(" +", " ", whole).rstrip(" ")  # psycopg puts one before E'…'
+
+
+def _tokens_of(text: str) -> list[tuple[str, str]]:
+    """Return the tokens of a statement in a statement; none where it is no statement."""
+    tokens: list[tuple[str, str]] = []
+    at = 0
+    while at < len(text):
+        at = _add(tokens, text, at)
+        if not at:
+            return []
+    return tokens
+
+
+def _skeleton_of(text: str) -> str:
+    return _skeleton(_tokens_of(text))
+
+
+def _inside(body: str) -> str:
+    length = body.index("$", 1) + 1
+    return body[length:-length]
+
+
+def _not_as_written(line: int) -> NotAsWritten:
     return NotAsWritten(f"globals.sql, line {line}: no backup's globals.sql has such a line")

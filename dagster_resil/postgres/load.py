@@ -166,11 +166,11 @@ def apply_globals(
             if in_place:
                 connection.execute("SET allow_in_place_tablespaces = on")
             for statement in globals_file.run(connection, part, in_place=in_place):
-                where = f"globals.sql, line {globals_file.line_of(statement)}"
+                where = statement.name
                 if time.monotonic() > deadline:
-                    raise ProcessTimeout(f"{where}: it did not end within {timeout_s:g} s")
+                    raise ProcessTimeout(f"{where} was not reached within {timeout_s:g} s")
     except psycopg.errors.QueryCanceled as error:
-        raise ProcessTimeout(f"{where}: it did not end within {timeout_s:g} s") from error
+        raise ProcessTimeout(f"{where} did not end within {timeout_s:g} s") from error
     except (SourceUnreachable, psycopg.Error) as error:
         words = without_values(f"{where}: {str(error).strip()}")
         lost = isinstance(error, (SourceUnreachable, psycopg.InterfaceError))

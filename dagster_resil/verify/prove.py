@@ -554,17 +554,17 @@ def compare_database(
         except CannotProve as error:
             unsettled = error.message
         globals_file = folder / "globals.sql"
-        errors: list[str] = []
+        applied: list[Loaded] = []
         # Before the settings, which could be in its way.
         with_tablespaces = own_server and expected.globals is not None and _in_place(connection)
         if with_tablespaces:
-            made = apply_globals(target, globals_file, part="tablespaces", in_place=True)
-            errors += made.errors
+            applied.append(apply_globals(target, globals_file, part="tablespaces", in_place=True))
         if settings_too:
-            errors += apply_globals(target, globals_file, part="settings").errors
+            applied.append(apply_globals(target, globals_file, part="settings"))
         differences += [
             SchemaDifference(kind="globals.sql", identity="", what="different", detail=error)
-            for error in errors
+            for each in applied
+            for error in each.errors
         ]
         differences += [
             difference

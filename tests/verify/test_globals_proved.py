@@ -492,3 +492,26 @@ def test_bytes_of_no_encoding_are_kept_in_sql_ascii(tmp_path: Path) -> None:
                 found.append(take_server_inventory(connection))
         assert found[0] == found[1]
         assert any(item.identity == r"gr\xfcn" for item in found[0])
+
+
+def test_a_database_of_another_encoding_passes(tmp_path: Path) -> None:
+    with run_server(stock(15)) as source:
+        endpoint = source.create(options="ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
+        source.execute(
+            endpoint,
+            'CREATE ROLE "gr\r\\! ün"',
+            'CREATE ROLE "Ä"',
+            'GRANT "Ä" TO "gr\r\\! ün"',
+            "COMMENT ON ROLE \"Ä\" IS 'é\n\\! ö'",
+            "CREATE TABLE t AS SELECT 1 AS a",
+            'ALTER TABLE t OWNER TO "gr\r\\! ün"',
+        )
+        vault = open_vault(tmp_path.as_uri())
+        made = LocalBackup(tmp_path, take_backup(endpoint, vault, name="app"))
+        assert_passes(verified(made))
+        here = around(endpoint, tablespaces=False)
+        with run_server(stock(15)) as other:
+            target = other.create(options="ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
+            done = sh(made.file(""), other, target)
+            assert done.returncode == 0, done.stderr
+            assert around(target, tablespaces=False) == here
