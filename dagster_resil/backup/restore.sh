@@ -32,7 +32,12 @@ for program in psql pg_restore $copier; do
     fi
 done
 
-held=$(psql -X -A -t -q -d "$target" -c "
+# Nothing that the target has is to be taken for PostgreSQL's own: the search_path is empty before
+# the first query. pg_restore sees to that itself.
+ask() {
+    psql -X -A -t -q -v ON_ERROR_STOP=1 -d "$target" -c "SET search_path TO ''" -c "$1"
+}
+held=$(ask "
     SELECT count(*) FROM (
         SELECT oid FROM pg_catalog.pg_namespace WHERE nspname <> 'public'
         UNION ALL SELECT c.oid FROM pg_catalog.pg_class c, pg_catalog.pg_namespace n
@@ -99,8 +104,39 @@ if [ -n "$(find "$archive" -name '*.gz.0000' | head -n 1)" ]; then
     archive=$joined
 fi
 
+# What the backup has restored runs no code at a login, and none on what is still to be restored.
+server=$(ask "SHOW server_version_num")
+if [ "$server" -ge 170000 ] && [ "$(ask "SHOW is_superuser")" = on ]; then
+    PGOPTIONS="${PGOPTIONS:-} -c event_triggers=off"
+    export PGOPTIONS
+fi
+
+# Where psql knows how, it takes nothing in globals.sql for a command of its own.
+token=$(od -An -N16 -tx1 /dev/urandom | tr -cd 0-9a-f)
+if ! printf '\\restrict %s\n\\unrestrict %s\n' "$token" "$token" |
+    psql -X -q -v ON_ERROR_STOP=1 -f - -d "$target" >/dev/null 2>&1; then
+    token=
+fi
+apply() { # the name of a part of globals.sql
+    if [ "$(grep -c -e "^-- begin $1\$" -e "^-- end $1\$" "$here/globals.sql")" != 2 ]; then
+        echo "restore.sh: globals.sql is not whole: it has no part \"$1\"" >&2
+        echo "hint: compare its checksum with the manifest's" >&2
+        exit 4
+    fi
+    {
+        encoding=UTF8
+        ! grep -q '^\\encoding SQL_ASCII$' "$here/globals.sql" || encoding=SQL_ASCII
+        printf '%s\n' "SET search_path TO '';" 'SET standard_conforming_strings TO on;' \
+            'SET client_min_messages TO warning;' "\\encoding $encoding" \
+            'SELECT pg_catalog.current_database() AS db \gset'
+        [ -z "$token" ] || printf '\\restrict %s\n' "$token"
+        LC_ALL=C sed -n "/^-- begin $1\$/,/^-- end $1\$/p" "$here/globals.sql"
+        [ -z "$token" ] || printf '\\unrestrict %s\n' "$token"
+    } | psql -X -q -v ON_ERROR_STOP=1 -f - -d "$target"
+}
+
 if [ "${ROLES:-on}" = on ]; then
-    psql -X -q -v ON_ERROR_STOP=1 -v settings=off -f "$here/globals.sql" -d "$target"
+    apply roles
 fi
 restore() {
     # shellcheck disable=SC2086 - RESTORE_OPTIONS holds several words
@@ -108,7 +144,6 @@ restore() {
         --dbname="$target" "$archive"
 }
 client=$(pg_restore --version | sed 's/^[^0-9]*\([0-9]*\).*/\1/')
-server=$(psql -X -A -t -q -d "$target" -c "SHOW server_version_num")
 if [ "$client" -ge 17 ] && [ "$server" -lt 170000 ]; then
     # It sets transaction_timeout, which an older server does not know: that error alone is let by.
     status=0
@@ -125,5 +160,5 @@ if [ "$client" -ge 17 ] && [ "$server" -lt 170000 ]; then
 else
     restore --exit-on-error
 fi
-psql -X -q -v ON_ERROR_STOP=1 -v roles=off -f "$here/globals.sql" -d "$target"
+apply settings
 echo "restored into the target database; compare its rows with the manifest's before you rely on it"

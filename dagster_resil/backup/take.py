@@ -19,7 +19,7 @@ from dagster_resil.backup.data import Method, Reading, SnapshotData
 from dagster_resil.backup.definitions import read_state
 from dagster_resil.backup.dump import Dumper, judge
 from dagster_resil.backup.expectations import ExpectationReader
-from dagster_resil.backup.globals import read_globals
+from dagster_resil.backup.globals import Globals, read_globals
 from dagster_resil.backup.instructions import restore_readme, restore_script
 from dagster_resil.backup.snapshot import HeldSnapshot, SnapshotRaced, hold_snapshot
 from dagster_resil.errors import (
@@ -42,6 +42,7 @@ from dagster_resil.postgres.inventory import (
 from dagster_resil.postgres.looking import looking_tables
 from dagster_resil.postgres.programs import Programs, client_for
 from dagster_resil.postgres.scratch import sweep
+from dagster_resil.postgres.server_inventory import take_server_inventory
 from dagster_resil.postgres.session import settle
 from dagster_resil.postgres.tables import Relation, read_writers
 from dagster_resil.process import DAY_S
@@ -134,7 +135,7 @@ class _Taken:
     snapshot: Snapshot
     tables: tuple[Table, ...]
     expected: Expected
-    globals_sql: str
+    globals_sql: Globals
     database_bytes: int
     form: FingerprintForm
     tools: dict[str, str]
@@ -461,6 +462,7 @@ def _read(
         globals_sql = read_globals(holder)
         adjustments = read_adjustments(holder)
         looking = looking_tables(holder)
+        around = take_server_inventory(holder)
         expectations.wait(watch)
         data.wait(watch)
         watch()  # tell the whole of it
@@ -508,7 +510,10 @@ def _read(
     toc = data.contents
     return _Taken(
         engine=data.engine,
-        left_out=_left_out(snapshot, toc, cloned=attempt.cloned, by_us=data.engine == "pg_dump"),
+        left_out=(
+            *_left_out(snapshot, toc, cloned=attempt.cloned, by_us=data.engine == "pg_dump"),
+            *globals_sql.left_out,
+        ),
         source=identity,
         snapshot=Snapshot(
             id=snapshot.id,
@@ -525,6 +530,7 @@ def _read(
             unreadable_tables=tuple(
                 f"{t.schema}.{t.name}" for t in snapshot.tables if not t.readable
             ),
+            globals=around,
         ),
         globals_sql=globals_sql,
         database_bytes=database_bytes(holder),
@@ -674,7 +680,7 @@ def _keep(
     """Write every object of the backup that is not in the vault yet, but the manifest."""
     texts = {
         "archive/toc.dat": taken.contents.to_bytes(),
-        "globals.sql": taken.globals_sql.encode(),
+        "globals.sql": taken.globals_sql.to_bytes(),
         "RESTORE.md": restore_readme(
             backup_id,
             taken.source,

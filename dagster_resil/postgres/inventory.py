@@ -8,14 +8,18 @@ them. System schemas are left out too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from psycopg import sql
 
 from dagster_resil.postgres.connection import Connection
+from dagster_resil.postgres.quoting import has_invalid_bytes
 from dagster_resil.vault.model import Record
 
+_AROUND = {"ROLE MEMBERSHIP", "ROLE SETTING", "DATABASE SETTING"}
+_INVALID_WORD = re.compile(r" ?[^ ,]*[\ud800-\udfff][^ ,]*")
 _CHUNK_BYTES = 16 << 20
 """How much of a large object is in the server's memory at once."""
 _LARGE_OBJECTS_AT_ONCE = 1000
@@ -367,7 +371,8 @@ def _queries(version: int) -> dict[str, str]:
             f"DISTINCT {role}, ' ' ORDER BY {role}) "
             "FROM pg_catalog.pg_auth_members a "
             "JOIN pg_catalog.pg_roles r ON r.oid = a.roleid "
-            "JOIN pg_catalog.pg_roles m ON m.oid = a.member WHERE m.rolname !~ '^pg_' "
+            "JOIN pg_catalog.pg_roles m ON m.oid = a.member "
+            "WHERE NOT (r.rolname ~ '^pg_' AND m.rolname ~ '^pg_') "
             "GROUP BY m.rolname"
         ),
     }
@@ -388,7 +393,8 @@ def _membership_options(version: int) -> str:
         "SELECT 'ROLE MEMBERSHIP', m.rolname || ' of ' || r.rolname, "
         f"pg_catalog.concat_ws(' ', 'with', {words}) FROM pg_catalog.pg_auth_members a "
         "JOIN pg_catalog.pg_roles r ON r.oid = a.roleid "
-        "JOIN pg_catalog.pg_roles m ON m.oid = a.member WHERE m.rolname !~ '^pg_' "
+        "JOIN pg_catalog.pg_roles m ON m.oid = a.member "
+        "WHERE NOT (r.rolname ~ '^pg_' AND m.rolname ~ '^pg_') "
         "GROUP BY m.rolname, r.rolname"
     )
 
@@ -396,10 +402,28 @@ def _membership_options(version: int) -> str:
 def take_inventory(connection: Connection) -> Inventory:
     """Return the inventory of the connected database, as the transaction's snapshot shows it."""
     version = connection.info.server_version
-    return Inventory(
-        items=_read_items(connection, _queries(version).values()),
-        membership_options=_read_items(connection, [_membership_options(version)]),
-    )
+    row = connection.execute("SELECT pg_catalog.current_setting('server_encoding')").fetchone()
+    items = _read_items(connection, _queries(version).values())
+    options = _read_items(connection, [_membership_options(version)])
+    if row is not None and row[0] != "SQL_ASCII":  # where any bytes are valid
+        items, options = tuple(_valid(items)), tuple(_valid(options))
+    return Inventory(items=items, membership_options=options)
+
+
+def _valid(items: Iterable[Item]) -> Iterator[Item]:
+    """Leave out what ``globals.sql`` leaves out: names that are not valid in this encoding.
+
+    Roles and settings may have been made from a database of another one.
+    """
+    for item in items:
+        kept = item
+        if item.kind in ("ROLE MEMBERSHIP", "DATABASE"):
+            kept = item.model_copy(update={"properties": _INVALID_WORD.sub("", item.properties)})
+        if kept.kind == "ROLE MEMBERSHIP" and kept.properties == "of":
+            continue
+        if kept.kind in _AROUND and has_invalid_bytes(kept.identity + kept.properties):
+            continue
+        yield kept
 
 
 def _read_items(connection: Connection, queries: Iterable[str]) -> tuple[Item, ...]:

@@ -1,6 +1,7 @@
 """Loading a backup into a database.
 
-psql and pg_restore do it, but for the rows of large tables, which go in over several connections.
+pg_restore does it, but for the rows of large tables, which go in over several connections, and for
+what lies around the database.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from psycopg import sql
 from psycopg.copy import LibpqWriter
 
 from dagster_resil.crew import Crew
-from dagster_resil.errors import VaultError
+from dagster_resil.errors import SourceUnreachable, VaultError
 from dagster_resil.postgres.archive import Section, TableOfContents, codec
 from dagster_resil.postgres.connection import Connection, Endpoint
+from dagster_resil.postgres.globals_file import NotAsWritten, Part, read_globals_file
 from dagster_resil.postgres.looking import looking_tables
 from dagster_resil.postgres.programs import Programs
 from dagster_resil.postgres.server import dies_with_us
@@ -134,32 +136,47 @@ def _judge(done: Completed) -> Loaded:
 
 
 def apply_globals(
-    programs: Programs,
     target: Endpoint,
     file: Path,
     *,
-    part: str,
+    part: Part,
+    in_place: bool = False,
     timeout_s: float = _GLOBALS_TIMEOUT_S,
 ) -> Loaded:
-    """Run one half of a ``globals.sql``: "roles" before the data, "settings" after it."""
-    other = "settings" if part == "roles" else "roles"
-    with Child(
-        [
-            *dies_with_us("TERM"),
-            programs.path("psql"),
-            "--no-psqlrc",
-            "--quiet",
-            "--no-password",
-            f"--set={other}=off",
-            "--set=ON_ERROR_STOP=1",
-            f"--file={file}",
-            "--output=/dev/null",
-            *target.child_arguments(),
-        ],
-        env=target.child_environment(),
-        name="psql",
-    ) as child:
-        return _judge(child.wait(timeout_s=timeout_s))
+    """Run one part of a ``globals.sql``, up to its first error.
+
+    That is "roles" before the data, "settings" after it; "tablespaces" is for who has their
+    folders.
+
+    :param in_place: have tablespaces made in the server's own data folder, whatever folders they
+        had.
+    :raises ProcessTimeout: it took longer than ``timeout_s``, waiting for a lock for example.
+    """
+    try:
+        globals_file = read_globals_file(file.read_bytes())
+    except (NotAsWritten, OSError) as error:
+        return Loaded((str(error),), False)
+    deadline = time.monotonic() + timeout_s
+    where = "globals.sql"
+    try:
+        with target.connect(
+            autocommit=True, application_name="dagster_resil globals"
+        ) as connection:
+            settle(connection, lock_timeout_s=0)
+            connection.execute(f"SET statement_timeout = {int(timeout_s * 1000)}")
+            if in_place:
+                connection.execute("SET allow_in_place_tablespaces = on")
+            for statement in globals_file.run(connection, part, in_place=in_place):
+                where = statement.name
+                if time.monotonic() > deadline:
+                    raise ProcessTimeout(f"{where} was not reached within {timeout_s:g} s")
+    except psycopg.errors.QueryCanceled as error:
+        raise ProcessTimeout(f"{where} did not end within {timeout_s:g} s") from error
+    except (SourceUnreachable, psycopg.Error) as error:
+        words = without_values(f"{where}: {str(error).strip()}")
+        lost = isinstance(error, (SourceUnreachable, psycopg.InterfaceError))
+        return Loaded((words,), lost or _ENVIRONMENT.search(words) is not None)
+    return Loaded((), False)
 
 
 @dataclass(frozen=True)

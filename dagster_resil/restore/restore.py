@@ -279,7 +279,7 @@ def _load(
     progress: Progress,
 ) -> None:
     if settings.roles:
-        made = apply_globals(programs, target, archive.folder / "globals.sql", part="roles")
+        made = apply_globals(target, archive.folder / "globals.sql", part="roles")
         if not made.clean:
             raise RestoreFailed(
                 f"creating the roles in {target.describe()} failed: {made.errors[0]}",
@@ -327,9 +327,7 @@ def _lazy_scratch(
                 )
             )
             # Definitions name owners and grantees.
-            apply_globals(
-                scratch.programs, scratch.endpoint(), folder / "globals.sql", part="roles"
-            )
+            apply_globals(scratch.endpoint(), folder / "globals.sql", part="roles")
             makers.append(scratch_database_maker(scratch, manifest))
         return makers[0](name)
 

@@ -34,3 +34,6 @@ class Expected(Record):
     """Tables of extensions that the login could not read and pg_dump does not dump."""
     catalogues: Mapping[str, tuple[Item, ...]] = Field(default_factory=dict)
     """What a dump does not carry, by class; see :mod:`dagster_resil.postgres.catalogues`."""
+    globals: tuple[Item, ...] | None = None
+    """What ``globals.sql`` makes, beside memberships and settings, which are in the inventory; None
+    in a backup of an earlier release."""

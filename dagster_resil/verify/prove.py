@@ -28,6 +28,7 @@ from dagster_resil.errors import (
 from dagster_resil.postgres.catalogues import compare_catalogues
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.fingerprints import UNSEEN
+from dagster_resil.postgres.globals_file import NotAsWritten, read_globals_file
 from dagster_resil.postgres.inventory import (
     EXTENSION_VERSION,
     LargeObjects,
@@ -37,12 +38,19 @@ from dagster_resil.postgres.inventory import (
 )
 from dagster_resil.postgres.load import Loaded, LoadSettings, apply_globals, load_archive
 from dagster_resil.postgres.programs import Programs, client_for, server_for
+from dagster_resil.postgres.quoting import shown
 from dagster_resil.postgres.scratch import (
     ScratchServer,
     need_room,
     scratch_bytes,
     scratch_server,
     sweep,
+)
+from dagster_resil.postgres.server_inventory import (
+    SERVER_KINDS,
+    changed_bootstrap_role,
+    compare_server_inventories,
+    take_server_inventory,
 )
 from dagster_resil.postgres.session import settle
 from dagster_resil.process import DAY_S, ProcessTimeout
@@ -85,7 +93,7 @@ _NEVER_CHECKED = (
     "contents of foreign tables (they are in another database)",
     "passwords of roles (they are not in a backup)",
     "planner statistics (ANALYZE makes them anew)",
-    "placement in tablespaces (the scratch server has one)",
+    "placement in tablespaces (the scratch server has them, but puts everything in one)",
 )
 
 
@@ -294,6 +302,7 @@ def _prove(
         finally:
             findings.seconds["compare"] = time.monotonic() - begun
         findings.comparison = compared.tables
+        findings.not_checked += compared.not_checked
         for check in compared.checks:
             findings.add(_with_left_out(check, manifest))
         if expected.unreadable_tables:
@@ -326,10 +335,14 @@ def check_provable(source: Source, database_bytes: int, settings: VerifySettings
 
 @dataclass(frozen=True)
 class Comparison:
-    """What comparing a restored database with its source gave: the table, and three checks."""
+    """What comparing a restored database with its source gave: the table, and three checks.
+
+    :param not_checked: what was not compared, and why.
+    """
 
     tables: pd.DataFrame
     checks: tuple[Check, ...]
+    not_checked: tuple[str, ...] = ()
 
 
 def scratch_database_maker(scratch: ScratchServer, manifest: Manifest) -> Callable[[str], Endpoint]:
@@ -426,7 +439,7 @@ def load_into_scratch(
         collation=manifest.source.collation,
     )
     roles = archive.folder / "globals.sql"
-    loaded = apply_globals(scratch.programs, target, roles, part="roles")
+    loaded = apply_globals(target, roles, part="roles")
     if not loaded.clean:
         return target, loaded
     with target.connect(autocommit=True) as connection:
@@ -510,7 +523,7 @@ def compare_database(
     The database's settings are applied on the way, when its data has been looked at: one of
     them may keep anybody from connecting.
 
-    :param programs: where psql is.
+    :param programs: where pg_dump is, if the one that made the source's schema is not there.
     :param own_server: whether the server holds nothing else; on a shared one the roles of others
         are not compared.
     :param create_database: makes an empty scratch database like the source's, for schemas whose
@@ -544,15 +557,27 @@ def compare_database(
             )
         except CannotProve as error:
             unsettled = error.message
+        globals_file = folder / "globals.sql"
+        applied: list[Loaded] = []
+        # Before the settings, which could be in its way.
+        with_tablespaces = own_server and expected.globals is not None and _in_place(connection)
+        if with_tablespaces:
+            applied.append(apply_globals(target, globals_file, part="tablespaces", in_place=True))
         if settings_too:
-            settled = apply_globals(programs, target, folder / "globals.sql", part="settings")
-            differences += [
-                SchemaDifference(kind="globals.sql", identity="", what="different", detail=error)
-                for error in settled.errors
-            ]
+            applied.append(apply_globals(target, globals_file, part="settings"))
+        differences += [
+            SchemaDifference(kind="globals.sql", identity="", what="different", detail=error)
+            for each in applied
+            for error in each.errors
+        ]
         differences += [
             difference
-            for difference in compare_state(connection, expected, restored.large_objects)
+            for difference in [
+                *compare_state(connection, expected, restored.large_objects),
+                *_compare_globals(
+                    connection, manifest, expected, globals_file if with_tablespaces else None
+                ),
+            ]
             if own_server or not is_about_the_server(difference)
         ]
         versions = [each for each in differences if each.kind == EXTENSION_VERSION]
@@ -567,7 +592,58 @@ def compare_database(
             contents_check(comparison),
             schema_check(differences, expected, unsettled=unsettled),
         ),
+        _globals_not_compared(
+            manifest, expected, own_server=own_server, with_tablespaces=with_tablespaces
+        ),
     )
+
+
+def _in_place(connection: Connection) -> bool:
+    """Return whether the server makes tablespaces in its own data folder."""
+    setting = "pg_catalog.current_setting('allow_in_place_tablespaces', true)"
+    return connection.execute(f"SELECT WHERE {setting} IS NOT NULL").fetchone() is not None
+
+
+def _compare_globals(
+    connection: Connection, manifest: Manifest, expected: Expected, tablespaces: Path | None
+) -> list[SchemaDifference]:
+    """Compare what lies around the database with what the source had.
+
+    :param tablespaces: the ``globals.sql`` of which the tablespaces were made; None for none.
+    """
+    if expected.globals is None:
+        return []
+    locations = None
+    if tablespaces is not None:
+        try:
+            locations = read_globals_file(tablespaces.read_bytes()).locations
+        except NotAsWritten:
+            locations = {}  # which was found out before, and is a difference
+    return compare_server_inventories(
+        expected.globals,
+        take_server_inventory(connection),
+        bootstrap_role=manifest.source.bootstrap_role,
+        locations=locations,
+    )
+
+
+def _globals_not_compared(
+    manifest: Manifest, expected: Expected, *, own_server: bool, with_tablespaces: bool
+) -> tuple[str, ...]:
+    found = []
+    if not own_server:
+        return ()
+    if expected.globals is None:
+        found.append(
+            "attributes of roles, tablespaces and grants on parameters (the backup, of an earlier "
+            "release, does not say what they were)"
+        )
+    elif not with_tablespaces:
+        found.append("tablespaces (the scratch server makes none in its own folder)")
+    role = manifest.source.bootstrap_role
+    if changed_bootstrap_role(expected.globals or (), role):
+        found.append(f"attributes of role {shown(role)} (a server has it before a restore)")
+    return tuple(found)
 
 
 def _same_dumper(manifest: Manifest, fallback: Programs) -> Programs:
@@ -579,8 +655,8 @@ def _same_dumper(manifest: Manifest, fallback: Programs) -> Programs:
 
 
 def is_about_the_server(difference: SchemaDifference) -> bool:
-    """Return whether a difference is of roles, which a server's databases share."""
-    return difference.kind == "ROLE MEMBERSHIP" or (
+    """Return whether a difference is of roles and the like, which a server's databases share."""
+    return difference.kind in {"ROLE MEMBERSHIP", *SERVER_KINDS} or (
         difference.kind == "ROLE SETTING" and " here " not in difference.identity
     )
 
@@ -642,10 +718,11 @@ def schema_check(
             name="schema_matches", verdict=Verdict.INCONCLUSIVE, summary=unsettled.split("\n", 1)[0]
         )
     if not differences:
+        definitions = len(expected.inventory.items) + len(expected.globals or ())
         return Check(
             name="schema_matches",
             verdict=Verdict.PASS,
-            summary=f"{len(expected.inventory.items):,} definitions, grants and settings and "
+            summary=f"{definitions:,} definitions, grants and settings and "
             f"{len(expected.sequences):,} sequences' values as in the source",
         )
     lines = [str(difference) for difference in differences]

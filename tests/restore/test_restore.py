@@ -7,6 +7,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -118,6 +119,76 @@ def test_restore_sh_refuses_what_is_not_empty(one_source: Source, vault: Vault, 
     done = sh(vault.path / "app" / "backups" / manifest.backup_id, one_source, target)
     assert done.returncode == 2, done.stderr
     assert "not empty" in done.stderr
+
+
+def test_restore_sh_calls_nothing_of_the_target(one_source: Source, vault: Vault) -> None:
+    """Its operators come before PostgreSQL's own in the search_path of who logs in."""
+    manifest = take_backup(one_source.create(), vault, name="app")
+    assert isinstance(vault, LocalVault)
+    target = one_source.create()
+    planted = ["CREATE TABLE public.caught (a text)"]
+    for number, (operator, left, right) in enumerate(
+        (o, left, right)
+        for o in ("=", "<>", ">=", "~", "||")
+        for left, right in (("name", "name"), ("oid", "oid"), ("name", "text"), ("oid", "int4"))
+    ):
+        planted += [
+            f"CREATE FUNCTION public.f{number}({left}, {right}) RETURNS bool LANGUAGE plpgsql AS "
+            f"$$BEGIN INSERT INTO public.caught VALUES ('{operator}'); RETURN false; END$$",
+            f"CREATE OPERATOR public.{operator} (LEFTARG = {left}, RIGHTARG = {right}, "
+            f"FUNCTION = public.f{number})",
+        ]
+    planted += [
+        "CREATE FUNCTION public.count(bigint) RETURNS bigint LANGUAGE plpgsql AS "
+        "$$BEGIN INSERT INTO public.caught VALUES ('count'); RETURN 0; END$$",
+        f'ALTER DATABASE "{target.parameters["dbname"]}" SET search_path = public, pg_catalog',
+    ]
+    one_source.execute(target, *planted)
+    done = sh(vault.path / "app" / "backups" / manifest.backup_id, one_source, target)
+    assert done.returncode == 2, done.stderr
+    assert "not empty" in done.stderr
+    with target.connect() as connection:
+        assert connection.execute("SELECT a FROM public.caught").fetchall() == []
+
+
+def test_restore_sh_runs_no_login_trigger_of_the_source(
+    servers: Callable[[int], Source], vault: Vault
+) -> None:
+    """Between the data and the settings there are logins of its own."""
+    source = servers(17)
+    endpoint = source.create()
+    source.execute(
+        endpoint,
+        "CREATE TABLE login_history (who text)",
+        "CREATE FUNCTION note_login() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS "
+        "$$BEGIN INSERT INTO public.login_history VALUES (session_user); END$$",
+        "CREATE TABLE ddl_history (what text)",
+        "CREATE FUNCTION note_ddl() RETURNS event_trigger LANGUAGE plpgsql AS "
+        "$$BEGIN INSERT INTO public.ddl_history VALUES (tg_tag); END$$",
+        "CREATE TABLE t AS SELECT 1 AS a",
+        "CREATE MATERIALIZED VIEW m AS SELECT * FROM t",
+        "CREATE EVENT TRIGGER a_on_ddl ON ddl_command_end EXECUTE FUNCTION note_ddl()",
+        "ALTER EVENT TRIGGER a_on_ddl ENABLE ALWAYS",
+        "CREATE EVENT TRIGGER on_login ON login EXECUTE FUNCTION note_login()",
+        "ALTER EVENT TRIGGER on_login ENABLE ALWAYS",
+    )
+    without = "-c event_triggers=off"
+    quiet = Endpoint({**endpoint.parameters, "options": without}, endpoint.password, private=True)
+    # Its own logins are none that anybody wrote down.
+    manifest = take_backup(quiet, vault, name="app")
+    assert isinstance(vault, LocalVault)
+    with run_server(source.programs) as other:
+        target = other.create()
+        done = sh(
+            vault.path / "app" / "backups" / manifest.backup_id,
+            other,
+            target,
+            PGOPTIONS="-c jit=off",
+        )
+        assert done.returncode == 0, done.stderr
+        there = Endpoint({**target.parameters, "options": without}, target.password, private=True)
+        assert fingerprints(there) == fingerprints(quiet)
+    source.drop_all()
 
 
 def test_restore_sh_without_a_password_says_so(one_source: Source, vault: Vault) -> None:
