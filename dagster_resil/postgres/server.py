@@ -30,6 +30,8 @@ NOBODY = 65534
 nothing of its own."""
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60
+_STRAYS_S = 5.0
+"""They are killed, so what takes longer starts new processes faster than they end."""
 _LOCALES = "LOCPATH"
 """Where glibc looks for locales that are not the system's."""
 _LIBRARIES = "LD_LIBRARY_PATH"
@@ -225,6 +227,7 @@ class Server:
         # Only Linux has such walls.
         self._walled = walled and port is None and sys.platform == "linux" and bool(sys.executable)
         self._child: Child | None = None
+        self._namespace: int | None = None
 
     def endpoint(self, database: str = "postgres") -> Endpoint:
         """Return the superuser's way to one of its databases."""
@@ -366,6 +369,7 @@ class Server:
             time.sleep(0.02)
         # Read before anything is restored, which could write to the same file.
         self.walls = self._standing(self._child.output())
+        self._namespace = _namespace(self._child.pid) if self.walls.network else None
 
     def start_detached(self, log_file: Path) -> None:
         """Start it so that it outlives us, and wait until it answers."""
@@ -430,6 +434,45 @@ class Server:
                 deadline = time.monotonic() + STOP_TIMEOUT_S
                 while child.poll() is None and time.monotonic() < deadline:
                     time.sleep(0.01)
+        _end_namespace(self._namespace)
+
+
+def _namespace(pid: int) -> int | None:
+    """Return which network namespace a process is in, if that can be seen."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/net").st_ino  # noqa: PTH116 - not a file's path
+    except OSError:
+        return None
+
+
+def _end_namespace(namespace: int | None) -> None:
+    """End every process in a namespace of a server's own.
+
+    What a restored function has started, and put into a session of its own, is in no group of ours
+    and would live on.
+    """
+    if namespace is None or namespace == _namespace(os.getpid()):
+        return
+    deadline = time.monotonic() + _STRAYS_S
+    left = True
+    while left and time.monotonic() < deadline:
+        left = False
+        for name in os.listdir("/proc"):  # noqa: PTH208
+            if name.isdigit() and _namespace(int(name)) == namespace:
+                left |= _end_member(int(name), namespace)
+
+
+def _end_member(pid: int, namespace: int) -> bool:
+    """End a process that is in a namespace; its number may be another one's by now."""
+    with contextlib.suppress(OSError):
+        process = os.pidfd_open(pid)
+        try:
+            if _namespace(pid) == namespace:
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+                return True
+        finally:
+            os.close(process)
+    return False
 
 
 def stop_leftover(data: Path) -> None:
@@ -439,16 +482,27 @@ def stop_leftover(data: Path) -> None:
     when its working directory is the data folder (on Linux) .
     """
     try:
-        pid = int((data / "postmaster.pid").read_text().split("\n", 1)[0])
+        # Restored code may have made it anything, also something that a reader waits for.
+        file = os.open(data / "postmaster.pid", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        try:
+            pid = int(os.read(file, 100).split(b"\n", 1)[0])
+        finally:
+            os.close(file)
     except (OSError, ValueError):
         return
+    if pid <= 1:
+        return  # kill(2) takes it for all processes, or for a group
     with contextlib.suppress(OSError):
         proc = Path(f"/proc/{pid}/cwd")
         if Path("/proc/self").exists() and proc.resolve() != data.resolve():
             return
-        os.kill(pid, signal.SIGQUIT)
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            os.kill(pid, 0)  # raises when it is gone
-            time.sleep(0.05)
-        os.kill(pid, signal.SIGKILL)
+        namespace = _namespace(pid)
+        try:
+            os.kill(pid, signal.SIGQUIT)
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
+                os.kill(pid, 0)  # raises when it is gone
+                time.sleep(0.05)
+            os.kill(pid, signal.SIGKILL)
+        finally:
+            _end_namespace(namespace)

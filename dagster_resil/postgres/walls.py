@@ -142,6 +142,8 @@ _MACHINES = {
             "socket": 41, "connect": 42, "socketpair": 53, "io_uring_setup": 425,
             "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311,
             "add_key": 248, "request_key": 249, "keyctl": 250,
+            "unshare": 272, "setns": 308, "clone": 56, "clone3": 435,
+            "bpf": 321, "perf_event_open": 298, "userfaultfd": 323,
             "chmod": 90, "fchmod": 91, "fchmodat": 268, "fchmodat2": 452,
             "chown": 92, "fchown": 93, "lchown": 94, "fchownat": 260,
             "setxattr": 188, "lsetxattr": 189, "fsetxattr": 190, "setxattrat": 463,
@@ -154,6 +156,8 @@ _MACHINES = {
             "socket": 198, "connect": 203, "socketpair": 199, "io_uring_setup": 425,
             "ptrace": 117, "process_vm_readv": 270, "process_vm_writev": 271,
             "add_key": 217, "request_key": 218, "keyctl": 219,
+            "unshare": 97, "setns": 268, "clone": 220, "clone3": 435,
+            "bpf": 280, "perf_event_open": 241, "userfaultfd": 282,
             "fchmod": 52, "fchmodat": 53, "fchmodat2": 452,
             "fchown": 55, "fchownat": 54,
             "setxattr": 5, "lsetxattr": 6, "fsetxattr": 7, "setxattrat": 463,
@@ -161,9 +165,10 @@ _MACHINES = {
         },
     ),
 }  # fmt: skip
-_ABSENT = ("io_uring_setup", "fchmodat2", "setxattrat", "removexattrat")
+_ABSENT = ("io_uring_setup", "clone3", "fchmodat2", "setxattrat", "removexattrat")
 """These are new enough for every caller to be prepared for a kernel without them. io_uring opens
-and connects sockets past this filter."""
+and connects sockets past this filter, and clone3 has its flags where a filter can't look."""
+_CLONE_NEWUSER = 0x10000000
 _MODE_ARGUMENT = {"chmod": 1, "fchmod": 1, "fchmodat": 2}
 _MODES = (0o600, 0o700)
 """PostgreSQL gives its socket and its folders one of these; no other file's mode, which Landlock
@@ -195,6 +200,14 @@ def make_filter(machine: str) -> bytes | None:
                 + _step(_LOAD, _ARGUMENTS_AT + 8)
                 + _step(_AND, _SOCK_TYPE_MASK)
                 + _step(_EQUAL, _SOCK_STREAM, 1, 0)
+                + _step(_RETURN, _REFUSE)
+                + _step(_RETURN, _ALLOW)
+            )
+        elif name == "clone":
+            then = (
+                _step(_LOAD, _ARGUMENTS_AT)
+                + _step(_AND, _CLONE_NEWUSER)
+                + _step(_EQUAL, 0, 1, 0)
                 + _step(_RETURN, _REFUSE)
                 + _step(_RETURN, _ALLOW)
             )

@@ -7,6 +7,7 @@ after the server's own notes have said so.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -21,11 +22,12 @@ import pytest
 from psycopg import sql
 
 from dagster_resil.backup.take import take_backup
+from dagster_resil.postgres import scratch as scratch_module
 from dagster_resil.postgres import server as server_module
 from dagster_resil.postgres import walls
 from dagster_resil.postgres.connection import Connection
 from dagster_resil.postgres.scratch import ScratchServer, scratch_server, sweep
-from dagster_resil.postgres.server import server_user
+from dagster_resil.postgres.server import server_user, stop_leftover
 from dagster_resil.process import run
 from dagster_resil.restore import RestoreSettings, restore_to_scratch
 from dagster_resil.vault.base import Vault
@@ -358,6 +360,64 @@ def test_the_filter_knows_one_machine(inside: Inside) -> None:
     if os.uname().machine == "x86_64":
         number = 0x40000000 + walls._MACHINES["x86_64"][1]["socket"]
         assert "not implemented" in inside.perl(f'syscall({number}, 2, 1, 0) != -1 or die "$!"')
+
+
+def test_no_namespace_is_made(inside: Inside, unwalled: Inside) -> None:
+    inside.skip_unless("unix sockets")
+    numbers = walls._MACHINES[os.uname().machine][1]
+    for call in (
+        f"syscall({numbers['unshare']}, 0x10000000)",
+        f"syscall({numbers['clone']}, 0x10000011, 0, 0, 0, 0)",
+        f"syscall({numbers['clone3']}, 0, 0)",
+    ):
+        assert "exit 0" not in inside.perl(f'{call} != -1 or die "$!"'), call
+    # Where the system gives none to anybody the wall can't be told from that.
+    unwalled.perl(f"syscall({numbers['unshare']}, 0x10000000)")
+
+
+def running(mark: str) -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (process / "cmdline").read_bytes():
+                found.append(process.name)
+    return found
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["ended", "swept"])
+def test_what_it_has_started_ends_with_it(
+    one_source: Source, open_folder: Path, kept: bool
+) -> None:
+    mark = f"1000.{os.getpid()}{int(kept)}"
+    with scratch_server(one_source.programs, work_dir=open_folder) as scratch:
+        if kept:
+            scratch_module.keep(scratch, 60, "postgres")
+        with scratch.endpoint().connect(autocommit=True) as connection:
+            inside = Inside(connection, scratch.isolation)
+            inside.skip_unless("gives no namespace")
+            if "network namespace" not in " ".join(inside.notes):
+                pytest.skip("this system gives no namespace: UNTESTED here")
+            inside.sh(f"setsid sleep {mark} </dev/null >/dev/null 2>&1 & sleep 0.2")
+        assert running(mark)
+    if kept:
+        sweep(open_folder, kept_too=True)
+    assert not running(mark)
+
+
+def test_a_forged_pid_file_harms_nobody(
+    open_folder: Path, bystander: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code in a server may write its own postmaster.pid, and the janitor reads it."""
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: killed.append(pid))
+    file = open_folder / "postmaster.pid"
+    for text in ("-1\n", "0\n", "1\n", f"{bystander}\n", f"-{os.getpgid(0)}\n", "x", ""):
+        file.write_text(text)
+        stop_leftover(open_folder)
+    file.unlink()
+    os.mkfifo(file)
+    stop_leftover(open_folder)
+    assert killed == []
 
 
 def test_no_program_gives_rights(
