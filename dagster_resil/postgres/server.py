@@ -139,8 +139,10 @@ def _readable(programs: Programs) -> Iterator[str]:
             yield path
     for configuration in Path("/etc/ld.so.conf.d").glob("*.conf"):
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            lines = map(str.strip, configuration.read_text().splitlines())
-            yield from (line for line in lines if line.startswith("/") and line != "/")
+            for line in map(str.strip, configuration.read_text().splitlines()):
+                place = Path(line)
+                if place.is_absolute() and place.name.startswith("lib"):
+                    yield from (str(place), str(place.with_name("share")))
     installation = programs.bin_dir.parent
     for name in ("lib", "lib64", "share", "libexec", "etc"):
         yield str(installation / name)

@@ -540,6 +540,20 @@ def test_what_a_container_refuses_is_said(
     assert not any("(Landlock)" in note or "seccomp)" in note for note in receipt.isolation)
 
 
+def test_a_filter_of_another_machine_is_not_used(
+    one_source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An emulator calls the machine by another name than its kernel does."""
+    text = Path(walls.__file__).read_text()
+    other = {"x86_64": "aarch64", "aarch64": "x86_64"}.get(os.uname().machine, "x86_64")
+    launcher = tmp_path / "walls.py"
+    launcher.write_text(text.replace("os.uname().machine", repr(other)))
+    monkeypatch.setattr(walls, "__file__", str(launcher))
+    with scratch_server(one_source.programs) as scratch:
+        assert not scratch.server.walls.seccomp
+        assert scratch.server.walls.no_new_privileges
+
+
 def test_without_a_namespace_the_filter_shuts_off_the_network(
     one_source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
