@@ -113,8 +113,8 @@ _READS = (
     # Where every program's libraries are, on systems that have no others.
     *("/nix/store", "/gnu/store", "/home/linuxbrew/.linuxbrew"),
     # What the C library reads: libraries, names of users, times and locales.
-    *("/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/nsswitch.conf", "/etc/passwd", "/etc/group"),
-    *("/etc/localtime", "/etc/timezone", "/etc/locale.alias"),
+    *("/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/ld-musl-*.path", "/etc/nsswitch.conf"),
+    *("/etc/passwd", "/etc/group", "/etc/localtime", "/etc/timezone", "/etc/locale.alias"),
     # What OpenSSL, which pgcrypto uses, fails without.
     *("/etc/ssl/openssl.cnf", "/etc/pki/tls/openssl.cnf", "/etc/crypto-policies"),
     # Languages that functions are written in.

@@ -144,6 +144,7 @@ _MACHINES = {
             "add_key": 248, "request_key": 249, "keyctl": 250,
             "unshare": 272, "setns": 308, "clone": 56, "clone3": 435,
             "bpf": 321, "perf_event_open": 298, "userfaultfd": 323,
+            "pidfd_getfd": 438, "prlimit64": 302,
             "chmod": 90, "fchmod": 91, "fchmodat": 268, "fchmodat2": 452,
             "chown": 92, "fchown": 93, "lchown": 94, "fchownat": 260,
             "setxattr": 188, "lsetxattr": 189, "fsetxattr": 190, "setxattrat": 463,
@@ -158,6 +159,7 @@ _MACHINES = {
             "add_key": 217, "request_key": 218, "keyctl": 219,
             "unshare": 97, "setns": 268, "clone": 220, "clone3": 435,
             "bpf": 280, "perf_event_open": 241, "userfaultfd": 282,
+            "pidfd_getfd": 438, "prlimit64": 261,
             "fchmod": 52, "fchmodat": 53, "fchmodat2": 452,
             "fchown": 55, "fchownat": 54,
             "setxattr": 5, "lsetxattr": 6, "fsetxattr": 7, "setxattrat": 463,
@@ -169,10 +171,17 @@ _ABSENT = ("io_uring_setup", "clone3", "fchmodat2", "setxattrat", "removexattrat
 """These are new enough for every caller to be prepared for a kernel without them. io_uring opens
 and connects sockets past this filter, and clone3 has its flags where a filter can't look."""
 _CLONE_NEWUSER = 0x10000000
-_MODE_ARGUMENT = {"chmod": 1, "fchmod": 1, "fchmodat": 2}
 _MODES = (0o600, 0o700)
-"""PostgreSQL gives its socket and its folders one of these; no other file's mode, which Landlock
-does not look at, can be widened by them."""
+_ONLY_WITH: dict[str, tuple[int, tuple[int, ...]]] = {
+    # PostgreSQL gives its socket and its folders one of these modes; no other file's mode, which
+    # Landlock does not look at, can be widened by them.
+    "chmod": (1, _MODES),
+    "fchmod": (1, _MODES),
+    "fchmodat": (2, _MODES),
+    # Its own limits alone: with another process's one could be ended.
+    "prlimit64": (0, (0,)),
+}
+"""The number of an argument, and the values that it may have."""
 
 
 def make_filter(machine: str) -> bytes | None:
@@ -211,10 +220,11 @@ def make_filter(machine: str) -> bytes | None:
                 + _step(_RETURN, _REFUSE)
                 + _step(_RETURN, _ALLOW)
             )
-        elif name in _MODE_ARGUMENT:
-            then = _step(_LOAD, _ARGUMENTS_AT + 8 * _MODE_ARGUMENT[name])
-            for mode in _MODES:
-                then += _step(_EQUAL, mode, 0, 1) + _step(_RETURN, _ALLOW)
+        elif name in _ONLY_WITH:
+            argument, values = _ONLY_WITH[name]
+            then = _step(_LOAD, _ARGUMENTS_AT + 8 * argument)
+            for value in values:
+                then += _step(_EQUAL, value, 0, 1) + _step(_RETURN, _ALLOW)
             then += _step(_RETURN, _REFUSE)
         else:
             then = _step(_RETURN, _NOT_THERE if name in _ABSENT else _REFUSE)

@@ -334,6 +334,15 @@ def test_no_process_is_traced(inside: Inside, unwalled: Inside, bystander: int) 
     assert "exit 0" in unwalled.perl(call % bystander)
 
 
+def test_no_limit_is_set_for_others(inside: Inside, unwalled: Inside, bystander: int) -> None:
+    inside.skip_unless("unix sockets")
+    number = walls._MACHINES[os.uname().machine][1]["prlimit64"]
+    call = f'my $b = "x" x 16; syscall({number}, %d, 7, 0, $b) == 0 or die "$!"'
+    assert "Permission denied" in inside.perl(call % bystander)
+    assert "exit 0" in inside.perl(call % 0)
+    assert "exit 0" in unwalled.perl(call % bystander)
+
+
 def test_no_keyring_is_read(inside: Inside, unwalled: Inside) -> None:
     inside.skip_unless("unix sockets")
     number = walls._MACHINES[os.uname().machine][1]["keyctl"]
