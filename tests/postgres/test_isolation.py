@@ -662,11 +662,9 @@ def test_a_locale_of_a_folder_of_one_s_own(
     assert row[1].startswith("1.234,50")
 
 
-def test_a_kept_server_has_the_walls_too(
-    one_source: Source, vault: Vault, open_folder: Path
-) -> None:
-    endpoint = one_source.create()
-    one_source.execute(endpoint, "CREATE TABLE t AS SELECT 1 AS n")
+def test_a_kept_server_has_the_walls_too(source: Source, vault: Vault, open_folder: Path) -> None:
+    endpoint = source.create()
+    source.execute(endpoint, "CREATE TABLE t AS SELECT 1 AS n")
     manifest = take_backup(endpoint, vault, name="app")
     work_dir = open_folder / "a folder 'of' ours"
     work_dir.mkdir(mode=0o711)
