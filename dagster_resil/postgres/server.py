@@ -30,6 +30,8 @@ NOBODY = 65534
 nothing of its own."""
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60
+_NAMESPACE = "namespace"
+"""A file beside the data folder."""
 _STRAYS_S = 5.0
 """They are killed, so what takes longer starts new processes faster than they end."""
 _LOCALES = "LOCPATH"
@@ -229,7 +231,7 @@ class Server:
         # Only Linux has such walls.
         self._walled = walled and port is None and sys.platform == "linux" and bool(sys.executable)
         self._child: Child | None = None
-        self._namespace: int | None = None
+        self._namespace = _Namespace(None)
 
     def endpoint(self, database: str = "postgres") -> Endpoint:
         """Return the superuser's way to one of its databases."""
@@ -371,7 +373,14 @@ class Server:
             time.sleep(0.02)
         # Read before anything is restored, which could write to the same file.
         self.walls = self._standing(self._child.output())
-        self._namespace = _namespace(self._child.pid) if self.walls.network else None
+        self._namespace = self._noted_namespace(self._child.pid)
+
+    def _noted_namespace(self, pid: int | None) -> _Namespace:
+        """Write down which namespace is its own, for the janitor."""
+        namespace = _Namespace(pid if self.walls.network else None)
+        if self.walls.network:
+            self.data.with_name(_NAMESPACE).write_text(str(namespace.number))
+        return namespace
 
     def start_detached(self, log_file: Path) -> None:
         """Start it so that it outlives us, and wait until it answers."""
@@ -395,6 +404,7 @@ class Server:
                 f"the PostgreSQL {self.programs.version} server did not start: {started.complaint}",
                 hint=f"its log is {log_file}",
             )
+        self._noted_namespace(_postmaster(self.data)).close()
 
     def answers(self) -> bool:
         """Return whether it takes connections now."""
@@ -436,45 +446,83 @@ class Server:
                 deadline = time.monotonic() + STOP_TIMEOUT_S
                 while child.poll() is None and time.monotonic() < deadline:
                     time.sleep(0.01)
-        _end_namespace(self._namespace)
+        self._namespace.end()
 
 
-def _namespace(pid: int) -> int | None:
-    """Return which network namespace a process is in, if that can be seen."""
-    try:
-        return os.stat(f"/proc/{pid}/ns/net").st_ino  # noqa: PTH116 - not a file's path
-    except OSError:
-        return None
-
-
-def _end_namespace(namespace: int | None) -> None:
-    """End every process in a namespace of a server's own.
+class _Namespace:
+    """The network namespace of a server, by which all that it has started is found.
 
     What a restored function has started, and put into a session of its own, is in no group of ours
     and would live on.
+
+    :param pid: a process in it; None for a server that has no namespace of its own.
+    :ivar number: what the kernel knows it by.
     """
-    if namespace is None or namespace == _namespace(os.getpid()):
-        return
-    deadline = time.monotonic() + _STRAYS_S
-    left = True
-    while left and time.monotonic() < deadline:
-        left = False
-        for name in os.listdir("/proc"):  # noqa: PTH208
-            if name.isdigit() and _namespace(int(name)) == namespace:
-                left |= _end_member(int(name), namespace)
 
+    def __init__(self, pid: int | None) -> None:
+        self._descriptor: int | None = None
+        self.number = 0
+        if pid is None:
+            return
+        with contextlib.suppress(OSError):
+            # As long as it is open, no other namespace is given the same number.
+            self._descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            self.number = os.fstat(self._descriptor).st_ino
 
-def _end_member(pid: int, namespace: int) -> bool:
-    """End a process that is in a namespace; its number may be another one's by now."""
-    with contextlib.suppress(OSError):
-        process = os.pidfd_open(pid)
+    def _holds(self, pid: int) -> bool:
         try:
-            if _namespace(pid) == namespace:
-                signal.pidfd_send_signal(process, signal.SIGKILL)
-                return True
+            return os.stat(f"/proc/{pid}/ns/net").st_ino == self.number  # noqa: PTH116
+        except OSError:
+            return False
+
+    def end(self) -> None:
+        """Kill every process in it, unless it is our own."""
+        if self._descriptor is None:
+            return
+        try:
+            left = not self._holds(os.getpid())
+            deadline = time.monotonic() + _STRAYS_S
+            while left and time.monotonic() < deadline:
+                names = os.listdir("/proc")  # noqa: PTH208
+                killed = [self._killed(int(name)) for name in names if name.isdigit()]
+                left = any(killed)
         finally:
-            os.close(process)
-    return False
+            self.close()
+
+    def close(self) -> None:
+        """Leave its processes alone."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _killed(self, pid: int) -> bool:
+        if not self._holds(pid):
+            return False
+        with contextlib.suppress(OSError):
+            process = os.pidfd_open(pid)
+            try:
+                if self._holds(pid):  # the number may be another process's by now
+                    signal.pidfd_send_signal(process, signal.SIGKILL)
+                    return True
+            finally:
+                os.close(process)
+        return False
+
+
+def _postmaster(data: Path) -> int | None:
+    """Return the process number that postmaster.pid names.
+
+    Restored code may have written it, and made it something that a reader waits for.
+    """
+    try:
+        file = os.open(data / "postmaster.pid", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        try:
+            pid = int(os.read(file, 100).split(b"\n", 1)[0])
+        finally:
+            os.close(file)
+    except (OSError, ValueError):
+        return None
+    return pid if pid > 1 else None  # kill(2) takes others for all processes, or for a group
 
 
 def stop_leftover(data: Path) -> None:
@@ -483,22 +531,17 @@ def stop_leftover(data: Path) -> None:
     The postmaster's number may have been given to another process since, so it is killed only
     when its working directory is the data folder (on Linux) .
     """
-    try:
-        # Restored code may have made it anything, also something that a reader waits for.
-        file = os.open(data / "postmaster.pid", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-        try:
-            pid = int(os.read(file, 100).split(b"\n", 1)[0])
-        finally:
-            os.close(file)
-    except (OSError, ValueError):
+    pid = _postmaster(data)
+    if pid is None:
         return
-    if pid <= 1:
-        return  # kill(2) takes it for all processes, or for a group
     with contextlib.suppress(OSError):
         proc = Path(f"/proc/{pid}/cwd")
         if Path("/proc/self").exists() and proc.resolve() != data.resolve():
             return
-        namespace = _namespace(pid)
+        namespace = _Namespace(pid)
+        noted = data.with_name(_NAMESPACE)
+        if not noted.exists() or noted.read_text() != str(namespace.number):
+            namespace.close()  # it is not the server's own
         try:
             os.kill(pid, signal.SIGQUIT)
             deadline = time.monotonic() + 10
@@ -507,4 +550,4 @@ def stop_leftover(data: Path) -> None:
                 time.sleep(0.05)
             os.kill(pid, signal.SIGKILL)
         finally:
-            _end_namespace(namespace)
+            namespace.end()

@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,9 +131,9 @@ WRITING = {
         "DO $$ DECLARE o oid := lo_from_bytea(0, 'x'); BEGIN PERFORM lo_export(o, '{}'); END $$"
     ),
     "plpgsql": "DO $$ BEGIN EXECUTE format('COPY (SELECT 1) TO %L', '{}'); END $$",
-    "mkdir": "COPY (SELECT 1) TO PROGRAM 'mkdir {}'",
-    "a device": "COPY (SELECT 1) TO PROGRAM 'mkfifo {}'",
-    "a link": "COPY (SELECT 1) TO PROGRAM 'ln postgresql.conf {}'",
+    "mkdir": "COPY (SELECT 1) TO PROGRAM 'cat >/dev/null && mkdir {}'",
+    "a device": "COPY (SELECT 1) TO PROGRAM 'cat >/dev/null && mkfifo {}'",
+    "a link": "COPY (SELECT 1) TO PROGRAM 'cat >/dev/null && ln postgresql.conf {}'",
 }
 READING = {
     "COPY FROM": "COPY found FROM '{}'",
@@ -411,6 +412,31 @@ def test_what_it_has_started_ends_with_it(
     if kept:
         sweep(open_folder, kept_too=True)
     assert not running(mark)
+
+
+def test_a_namespace_that_is_gone_is_taken_for_no_other() -> None:
+    """The kernel gives its number to the next one."""
+    words = server_module._namespaces()
+    if not words:
+        pytest.skip("this system gives no namespace: UNTESTED here")
+    with contextlib.ExitStack() as stack:
+
+        def start() -> subprocess.Popen[bytes]:
+            process = stack.enter_context(subprocess.Popen([*words, "sleep", "100"]))
+            stack.callback(process.kill)
+            while Path(f"/proc/{process.pid}/comm").read_text() != "sleep\n":
+                time.sleep(0.01)
+            return process
+
+        first = start()
+        namespace = server_module._Namespace(first.pid)
+        first.kill()
+        first.wait()
+        others = [start() for _ in range(3)]
+        namespace.end()
+        time.sleep(0.1)
+        assert [other.poll() for other in others] == [None] * 3
+        server_module._Namespace(os.getpid()).end()  # our own, which is left alone
 
 
 def test_a_forged_pid_file_harms_nobody(
