@@ -74,6 +74,10 @@ def _memory() -> dict[str, str]:
     }
 
 
+_TRUNCATE, _SIGNALS = 3, 6
+"""The versions of Landlock since which it looks at truncate(2), and at signals."""
+
+
 @dataclass
 class ScratchServer:
     """A running server that is gone, with all its data, when its ``with`` is left."""
@@ -90,16 +94,52 @@ class ScratchServer:
     @property
     def isolation(self) -> tuple[str, ...]:
         """Return how it is shut off, and what could not be."""
-        notes = ["a unix socket in a private folder, no TCP", "no credentials in its environment"]
-        if server_user() is not None:
-            notes.append(f"runs as uid {server_user()}")
+        user = server_user()
+        stands = [
+            "a unix socket in a private folder, no TCP",
+            "no credentials in its environment",
+            *([f"runs as uid {user}"] if user is not None else []),
+        ]
+        account = "this user" if user is None else f"uid {user}"
+        walls = self.server.walls
+        missing = []
+        if walls.landlock:
+            stands.append(
+                "reads nothing but the system's programs and libraries and its own folders, and "
+                "writes to nothing but its own folders (Landlock)"
+            )
         else:
-            notes.append("not shut off: this user's own files (it runs as the user who verifies)")
-        if self.server.walled:
-            notes.append("no network (a network namespace of its own)")
+            missing.append(f"files that {account} may read or write (this system has no Landlock)")
+        if 0 < walls.landlock < _TRUNCATE:
+            missing.append(
+                f"files that {account} may write, which it can empty, though not read or write "
+                f"(this system's Landlock is version {walls.landlock}; {_TRUNCATE} could)"
+            )
+        if walls.network:
+            stands.append("no network (a network namespace of its own)")
+        elif walls.seccomp:
+            stands.append("no network (the system refuses it such sockets: seccomp)")
         else:
-            notes.append("not shut off: the network (this system gives no namespace)")
-        return tuple(notes)
+            missing.append("the network (this system gives no namespace and no seccomp filter)")
+        if walls.seccomp:
+            stands.append("connects to no unix socket of another program (seccomp)")
+        else:
+            missing.append(f"unix sockets that {account} may connect to (no seccomp filter)")
+        if walls.landlock >= _SIGNALS:
+            stands.append("sends no signal to another program (Landlock)")
+        else:
+            missing.append(f"signals to other programs of {account} (they need Landlock 6)")
+        if walls.shared_memory:
+            stands.append("no shared memory of another program (an IPC namespace of its own)")
+        else:
+            missing.append(
+                f"System V shared memory of {account} (this system gives no IPC namespace)"
+            )
+        if walls.no_new_privileges:
+            stands.append("gains no rights from setuid programs (no_new_privs)")
+        else:
+            missing.append("setuid programs (this system has no no_new_privs)")
+        return (*stands, *(f"not shut off: {what}" for what in missing))
 
     def endpoint(self, database: str = "postgres") -> Endpoint:
         """Return the superuser's way to one of its databases."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dagster_resil.backup.take import take_backup
-from dagster_resil.postgres import scratch
+from dagster_resil.postgres import scratch, server
 from dagster_resil.restore import restore_backup, restore_to_scratch
 from dagster_resil.vault.base import Vault
 from dagster_resil.vault.expected import INVENTORY_OBJECT, Expected
@@ -100,6 +100,7 @@ def cron_script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         for place in (space.path, folder.parent, folder):
             place.chmod(0o755)
         monkeypatch.setitem(scratch._SETTINGS, "extension_control_path", f"{folder.parent}:$system")
+        monkeypatch.setattr(server, "_READS", (*server._READS, str(folder.parent)))
         yield script
 
 
