@@ -30,6 +30,7 @@ from dagster_resil.errors import (
     VaultError,
 )
 from dagster_resil.postgres.archive import TableOfContents, sequence_value
+from dagster_resil.postgres.catalogues import comments_left_out
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.fingerprints import FingerprintForm, default_form
 from dagster_resil.postgres.identity import database_bytes, read_identity
@@ -582,6 +583,9 @@ def _left_out(
     count = _count(snapshot, _HIDDEN_SUBSCRIPTIONS) - len(list(toc.of_kind("SUBSCRIPTION")))
     if count > 0:
         found.append(f"subscriptions ({count:,}): PostgreSQL shows them to superusers alone")
+    if commented := comments_left_out(snapshot.connection):
+        shown = ", ".join(commented[:3]) + (", …" if len(commented) > 3 else "")
+        found.append(f"comments on objects of PostgreSQL's own ({len(commented):,}): {shown}")
     return tuple(found)
 
 

@@ -41,11 +41,15 @@ def altered(catalog: str, alias: str) -> str:
 
 def changed(alias: str) -> str:
     """Return SQL for whether a row of initdb's was changed since; true where that is not known."""
+    return f"({alias}.oid < 16384 AND COALESCE({_since_initdb(alias)}, true))"
+
+
+def _since_initdb(alias: str) -> str:
     return (
-        f"({alias}.oid < 16384 AND COALESCE(pg_catalog.age({alias}.xmin) < (SELECT "
+        f"pg_catalog.age({alias}.xmin) < (SELECT "
         "pg_catalog.age(i.xmin) FROM pg_catalog.pg_shdescription i JOIN pg_catalog.pg_database b "
         "ON b.oid = i.objoid AND b.datname = 'template0' "
-        "WHERE i.classoid = 'pg_catalog.pg_database'::pg_catalog.regclass), true))"
+        "WHERE i.classoid = 'pg_catalog.pg_database'::pg_catalog.regclass)"
     )
 
 
@@ -355,6 +359,20 @@ def _difference(key: tuple[str, str], wanted: str | None, found: str | None) -> 
     elif re.search(r"\b[0-9a-f]{32}\b", wanted):
         detail = "is not as in the source"
     return SchemaDifference(kind, identity, "different", detail)
+
+
+# A comment on what every database has is in no dump, but for schema public's and an extension's.
+_COMMENTS = f"""
+SELECT i.type || ' ' || i.identity FROM pg_catalog.pg_description d,
+       pg_catalog.pg_identify_object(d.classoid, d.objoid, d.objsubid) i
+ WHERE d.objoid < 16384 AND {_since_initdb("d")}
+   AND i.type NOT IN ('schema', 'extension') ORDER BY 1
+"""
+
+
+def comments_left_out(connection: Connection) -> list[str]:
+    """Return PostgreSQL's own objects that users have commented on."""
+    return [row[0] for row in connection.execute(_COMMENTS)]
 
 
 def uses_money(connection: Connection) -> bool:

@@ -62,6 +62,7 @@ _ENVIRONMENT = re.compile(
     r"|could not access file|must be loaded via .?shared_preload_libraries"
     r"|can only be loaded via shared_preload_libraries|could not load library"
     r"|could not create locale|ICU is not supported|unsupported XML feature"
+    r"|invalid value for parameter .?lc_[a-z]+"
     r"|compression method .* not supported"
     r"|could not open (dictionary|stop-word|thesaurus|affix) file",
     re.IGNORECASE,

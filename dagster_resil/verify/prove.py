@@ -569,7 +569,11 @@ def compare_database(
             SchemaDifference(kind="globals.sql", identity="", what="different", detail=error)
             for each in applied
             for error in each.errors
+            if not each.environment
         ]
+        lacking = [error for each in applied if each.environment for error in each.errors]
+        if lacking:
+            unsettled = unsettled or f"globals.sql could not be applied here: {lacking[0]}"
         differences += [
             difference
             for difference in [

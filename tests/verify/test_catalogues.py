@@ -288,6 +288,19 @@ def test_it_is_no_pass(one_source: Source, kind: str, tmp_path: Path) -> None:
     assert named in "\n".join((found.summary, *found.details)), found
 
 
+def test_a_comment_that_no_dump_has_is_named(one_source: Source, tmp_path: Path) -> None:
+    endpoint = one_source.create()
+    one_source.execute(
+        endpoint,
+        "COMMENT ON FUNCTION pg_catalog.now() IS 'ours'",
+        "COMMENT ON SCHEMA public IS 'ours, and in the dump'",
+    )
+    receipt = verified(taken(endpoint, tmp_path))
+    assert_passes(receipt)
+    named = [line for line in receipt.not_checked if "comments" in line]
+    assert named == ["comments on objects of PostgreSQL's own (1): function pg_catalog.now()"]
+
+
 CREATED = {
     "an ordinary database": [],
     "with extensions, used and granted": [
