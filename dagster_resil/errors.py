@@ -13,6 +13,7 @@
     │   └── NoSpace                 3
     ├── BackupFailed                4
     │   ├── SourceUnreachable       4
+    │   │   └── PoolerBetween       4   a session there would not be ours alone
     │   ├── PermissionMissing       4
     │   ├── ProgramMissing          4
     │   └── SnapshotLost            4
@@ -36,6 +37,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from dagster_resil.text import shown
+
 if TYPE_CHECKING:
     from dagster_resil.vault.model import Receipt
 
@@ -51,9 +54,9 @@ class ResilError(Exception):
     exit_code: ClassVar[int] = 4
 
     def __init__(self, message: str, *, hint: str = "") -> None:
+        message, self.hint = shown(message), shown(hint)
         super().__init__(message)
         self.message = message.strip()
-        self.hint = hint
 
     def __str__(self) -> str:
         return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
@@ -123,6 +126,12 @@ class SourceUnreachable(BackupFailed):
     """The database could not be reached or refused the login."""
 
     code = "source_unreachable"
+
+
+class PoolerBetween(SourceUnreachable):
+    """The address is that of a connection pooler that lends a session to others in between."""
+
+    code = "pooler_between"
 
 
 class PermissionMissing(BackupFailed):

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from psycopg import sql
 
 from dagster_resil.postgres.connection import Connection
+from dagster_resil.text import is_readable
 
 _HEAD = """\
 -- Roles, memberships, tablespaces, settings and grants around the database.
 -- For psql: -v settings=off for the roles alone, -v roles=off for the settings alone.
 \\set ON_ERROR_STOP on
-\\encoding UTF8
+\\encoding {encoding}
+SET search_path = '';
 \\if :{?roles}
 \\else
 \\set roles on
@@ -44,7 +46,9 @@ _QUOTED_LISTS = {
 
 def read_globals(connection: Connection) -> str:
     """Return ``globals.sql`` for the connected database."""
-    lines = [_HEAD, "\\if :roles"]
+    # In LATIN1 those of a database of encoding SQL_ASCII are read, a character a byte.
+    encoding = str(connection.info.parameter_status("client_encoding"))
+    lines = [_HEAD.replace("{encoding}", encoding), "\\if :roles"]
     lines += _roles(connection)
     lines += _memberships(connection)
     lines += ["\\endif", *_tablespaces(connection), "\\if :settings"]
@@ -65,10 +69,12 @@ def _roles(connection: Connection) -> Iterator[str]:
         "SELECT rolname, rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin, "
         "rolreplication, rolbypassrls, rolconnlimit, rolvaliduntil::pg_catalog.text, "
         "pg_catalog.shobj_description(oid, 'pg_authid') "
-        "FROM pg_catalog.pg_roles WHERE rolname !~ '^pg_' ORDER BY rolname COLLATE \"C\""
+        "FROM pg_catalog.pg_roles WHERE rolname !~ '^pg_' ORDER BY rolname COLLATE pg_catalog.\"C\""
     ).fetchall()
     words = ["SUPERUSER", "INHERIT", "CREATEROLE", "CREATEDB", "LOGIN", "REPLICATION", "BYPASSRLS"]
     for name, *flags, limit, until, comment in rows:
+        if not is_readable(name):
+            continue  # of another database, whose encoding it is in
         options = " ".join(
             word if flag else f"NO{word}" for word, flag in zip(words, flags, strict=True)
         )
@@ -110,6 +116,8 @@ def _memberships(connection: Connection) -> Iterator[str]:
         "WHERE m.rolname !~ '^pg_' GROUP BY 1, 2 ORDER BY 1, 2"
     ).fetchall()
     for role, member, admin, inherit, may_set in rows:
+        if not (is_readable(role) and is_readable(member)):
+            continue
         grant = _render(connection, "GRANT {} TO {}", sql.Identifier(role), sql.Identifier(member))
         yield grant + (f" WITH INHERIT {inherit}, SET {may_set};" if inherit is not None else ";")
         if admin:
@@ -158,6 +166,8 @@ def _settings(connection: Connection, *, of_all: bool) -> Iterator[str]:
         [of_all],
     ).fetchall()
     for role, of_database, setting in rows:
+        if role is not None and not is_readable(role):
+            continue
         name, _, value = setting.partition("=")
         if of_all:
             head = "ALTER ROLE ALL"

@@ -32,7 +32,7 @@ for program in psql pg_restore $copier; do
     fi
 done
 
-held=$(psql -X -A -t -q -d "$target" -c "
+held=$(psql -X -A -t -q -d "$target" -c "SET search_path = ''" -c "
     SELECT count(*) FROM (
         SELECT oid FROM pg_catalog.pg_namespace WHERE nspname <> 'public'
         UNION ALL SELECT c.oid FROM pg_catalog.pg_class c, pg_catalog.pg_namespace n

@@ -28,7 +28,7 @@ from dagster_resil.errors import (
     SourceChanged,
     VaultError,
 )
-from dagster_resil.postgres.archive import TableOfContents, sequence_value
+from dagster_resil.postgres.archive import TableOfContents, codec, sequence_value
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.identity import database_bytes, read_identity
 from dagster_resil.postgres.inventory import (
@@ -39,7 +39,12 @@ from dagster_resil.postgres.inventory import (
 )
 from dagster_resil.postgres.programs import Programs, client_for
 from dagster_resil.postgres.scratch import sweep
-from dagster_resil.postgres.session import settle
+from dagster_resil.postgres.session import (
+    FOR_DUMPS,
+    differing,
+    settle,
+    without_login_triggers,
+)
 from dagster_resil.postgres.tables import FingerprintForm, Relation, default_form, read_writers
 from dagster_resil.process import DAY_S
 from dagster_resil.progress import Progress, Step, silent
@@ -171,6 +176,10 @@ def take_backup(
     with Workspace(settings.work_dir) as space:
         with source.connect() as connection:
             programs = client_for(connection.info.server_version // 10000)
+            source = source.with_settings(
+                connection,
+                differing(connection, FOR_DUMPS) | without_login_triggers(connection),
+            )
         attempt = _Attempt(
             source,
             backups,
@@ -664,7 +673,7 @@ def _keep(
     """Write every object of the backup that is not in the vault yet, but the manifest."""
     texts = {
         "archive/toc.dat": taken.contents.to_bytes(),
-        "globals.sql": taken.globals_sql.encode(),
+        "globals.sql": taken.globals_sql.encode(codec(taken.source.client_encoding)),
         "RESTORE.md": restore_readme(
             backup_id,
             taken.source,

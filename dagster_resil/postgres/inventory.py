@@ -10,10 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 from psycopg import sql
+from psycopg.rows import TupleRow
+from pydantic import BeforeValidator
 
 from dagster_resil.postgres.connection import Connection
+from dagster_resil.text import is_readable, shown
 from dagster_resil.vault.model import Record
 
 _CHUNK_BYTES = 16 << 20
@@ -42,15 +46,15 @@ class SchemaDifference:
     def __str__(self) -> str:
         head = " ".join(part for part in (self.kind, self.identity) if part)
         text = f"{head.replace(chr(10), chr(92) + 'n')}: {self.what}"
-        return f"{text}: {self.detail}" if self.detail else text
+        return shown(f"{text}: {self.detail}" if self.detail else text)
 
 
 class Item(Record):
     """One thing of the database, and what of it has to be equal."""
 
     kind: str
-    identity: str
-    properties: str
+    identity: Annotated[str, BeforeValidator(shown)]
+    properties: Annotated[str, BeforeValidator(shown)]
 
 
 class Inventory(Record):
@@ -150,7 +154,7 @@ def _queries(version: int) -> dict[str, str]:
     """Return a query for each part: kind, identity, properties."""
     relation_name = _NAME.format("c.relname")
     own_relation = _own("pg_class", "c.oid", "n.nspname")
-    role = 'r.rolname::pg_catalog.text COLLATE "C"'
+    role = 'r.rolname::pg_catalog.text COLLATE pg_catalog."C"'
     queries = {
         "extensions": (
             "SELECT 'EXTENSION', e.extname, 'version ' || e.extversion || ', schema ' || "
@@ -186,9 +190,9 @@ def _queries(version: int) -> dict[str, str]:
             "'type ' || pg_catalog.format_type(a.atttypid, a.atttypmod) "
             "|| CASE WHEN a.attnotnull THEN ', not null' ELSE '' END "
             "|| CASE WHEN a.atthasdef THEN ', default' ELSE '' END "
-            "|| CASE WHEN a.attidentity <> '' THEN ', identity ' || a.attidentity::text "
+            "|| CASE WHEN a.attidentity <> '' THEN ', identity ' || a.attidentity::pg_catalog.text "
             "ELSE '' END "
-            "|| CASE WHEN a.attgenerated <> '' THEN ', generated ' || a.attgenerated::text "
+            "|| CASE WHEN a.attgenerated <> '' THEN ', generated ' || a.attgenerated::pg_catalog.text "
             "ELSE '' END || ', storage ' || a.attstorage::pg_catalog.text || ', collation ' || "
             "COALESCE((SELECT collname FROM pg_catalog.pg_collation WHERE oid = a.attcollation), "
             f"'') || COALESCE(', ' || CASE WHEN a.attacl IS NULL THEN NULL "
@@ -401,9 +405,18 @@ def _read_items(connection: Connection, queries: Iterable[str]) -> tuple[Item, .
     items = [
         Item(kind=kind, identity=identity, properties=properties or "")
         for query in queries
-        for kind, identity, properties in connection.execute(query)
+        for kind, identity, properties in map(_in_a_backup, connection.execute(query))
+        if is_readable(identity) or not kind.startswith("ROLE ")
     ]
     return tuple(sorted(items, key=lambda item: (item.kind, item.identity, item.properties)))
+
+
+def _in_a_backup(row: TupleRow) -> tuple[str, str, str | None]:
+    """Return a row without the roles, of other databases, whose names no backup of this one has."""
+    kind, identity, properties = row
+    if kind == "ROLE MEMBERSHIP" and properties and not is_readable(properties):
+        properties = " ".join(word for word in properties.split(" ") if is_readable(word))
+    return kind, identity, properties
 
 
 def compare_inventories(source: Inventory, restored: Inventory) -> list[SchemaDifference]:

@@ -96,7 +96,7 @@ SELECT c.oid, n.nspname, c.relname, c.relfilenode, pg_catalog.pg_table_size(c.oi
   LEFT JOIN pg_catalog.pg_am a ON a.oid = c.relam
  WHERE c.relkind = 'r' AND c.relpersistence <> 't'
    AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
- ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"
+ ORDER BY n.nspname COLLATE pg_catalog."C", c.relname COLLATE pg_catalog."C"
 """
 
 _MOVING = """
@@ -249,7 +249,7 @@ def fingerprint_query(relation: Relation, form: FingerprintForm) -> sql.Composed
         return sql.SQL("SELECT pg_catalog.count(*), '0' FROM ONLY {}").format(relation.identifier)
     # By the type's output function, as COPY writes it: a cast of xml to text gives other bytes.
     # %L tells NULL and 'NULL' apart.
-    by_text = sql.SQL("pg_catalog.format('%L', r.{}) COLLATE \"C\"")
+    by_text = sql.SQL("pg_catalog.format('%L', r.{}) COLLATE pg_catalog.\"C\"")
     values = sql.SQL(", ").join(
         (by_text if form == "text" or column.by_text else sql.SQL("r.{}")).format(
             sql.Identifier(column.name)

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -210,6 +210,7 @@ def restore_backup(
     """
     settings = settings or RestoreSettings()
     sweep(settings.work_dir)
+    target = replace(target, ascii_encoding=manifest.source.client_encoding)
     begun = time.monotonic()
     seconds: dict[str, float] = {}
     with _explained(), ExitStack() as stack:

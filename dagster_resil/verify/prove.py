@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -421,6 +421,7 @@ def load_into_scratch(
         encoding=manifest.source.encoding,
         collation=manifest.source.collation,
     )
+    target = replace(target, ascii_encoding=manifest.source.client_encoding)
     roles = archive.folder / "globals.sql"
     loaded = apply_globals(scratch.programs, target, roles, part="roles")
     if not loaded.clean:
