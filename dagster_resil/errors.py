@@ -15,6 +15,7 @@
     │   ├── SourceUnreachable       4
     │   │   └── PoolerBetween       4   a session there would not be ours alone
     │   ├── PermissionMissing       4
+    │   ├── LockTimeout             4   somebody else's lock, or wait for one, is in the way
     │   ├── ProgramMissing          4
     │   └── SnapshotLost            4
     ├── VaultError                  4
@@ -138,6 +139,12 @@ class PermissionMissing(BackupFailed):
     """The login may not read something that belongs in the backup."""
 
     code = "permission_missing"
+
+
+class LockTimeout(BackupFailed):
+    """A lock that reading needs was not to be had in time."""
+
+    code = "lock_timeout"
 
 
 class ProgramMissing(BackupFailed):

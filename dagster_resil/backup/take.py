@@ -20,10 +20,17 @@ from dagster_resil.backup.dump import Dumper, judge
 from dagster_resil.backup.expectations import ExpectationReader
 from dagster_resil.backup.globals import read_globals
 from dagster_resil.backup.instructions import restore_readme, restore_script
-from dagster_resil.backup.snapshot import HeldSnapshot, SnapshotRaced, hold_snapshot
+from dagster_resil.backup.snapshot import (
+    LOCK_HINT,
+    HeldSnapshot,
+    SnapshotRaced,
+    hold_snapshot,
+    lock_timeout,
+)
 from dagster_resil.errors import (
     BackupFailed,
     ConfigurationError,
+    LockTimeout,
     NoVault,
     SourceChanged,
     VaultError,
@@ -348,10 +355,13 @@ def _take(
                 begin(backup_id)
                 try:
                     return _read(attempt, backup_id, snapshot, identity, progress), backup_id
-                except BackupFailed:
+                except BackupFailed as error:
                     # A lost server tells its reason best through the session that held the
                     # snapshot.
                     snapshot.assert_held()
+                    if isinstance(error, LockTimeout) and error.hint == LOCK_HINT:
+                        # pg_dump knows the table, and not who is in the way.
+                        raise lock_timeout(snapshot.connection, error.message) from None
                     raise
         except SnapshotRaced as race:
             log.warning("a new snapshot is needed: %s (attempt %d)", race, number)
@@ -420,7 +430,7 @@ def _read(
     ):
 
         def watch() -> None:
-            snapshot.pulse()
+            snapshot.pulse(settings.lock_timeout_s)
             if not data.under_snapshot:
                 snapshot.make_way(settings.lock_timeout_s)
             expectations.check()

@@ -40,9 +40,7 @@ def read_identity(connection: Connection) -> Source:
         server_version=server.split()[0],
         system_identifier=_system_identifier(connection),
         encoding=encoding,
-        client_encoding="LATIN1"
-        if info.parameter_status("client_encoding") == "LATIN1"
-        else "UTF8",
+        client_encoding="LATIN1" if _reads_bytes(connection) else "UTF8",
         collation=Collation(
             provider={"c": "libc", "i": "icu", "b": "builtin"}.get(provider, str(provider)),
             collate=collate,
@@ -54,9 +52,13 @@ def read_identity(connection: Connection) -> Source:
     )
 
 
+def _reads_bytes(connection: Connection) -> bool:
+    return connection.info.parameter_status("client_encoding") == "LATIN1"
+
+
 def _as_addressed(name: str, connection: Connection) -> str:
     """Return a name as an address has it, which libpq sends in UTF-8, whatever is behind it."""
-    if connection.info.parameter_status("client_encoding") == "LATIN1":
+    if _reads_bytes(connection):
         with suppress(UnicodeDecodeError):
             return name.encode("latin-1").decode()
     return shown(name)
