@@ -142,9 +142,16 @@ class PermissionMissing(BackupFailed):
 
 
 class LockTimeout(BackupFailed):
-    """A lock that reading needs was not to be had in time."""
+    """A lock that reading needs was not to be had in time.
+
+    :param names_blockers: whether the message says who is in the way.
+    """
 
     code = "lock_timeout"
+
+    def __init__(self, message: str, *, hint: str = "", names_blockers: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.names_blockers = names_blockers
 
 
 class ProgramMissing(BackupFailed):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from psycopg import sql
 
-from dagster_resil.errors import PermissionMissing
+from dagster_resil.errors import BackupFailed, PermissionMissing
 from dagster_resil.postgres.connection import Connection
 from dagster_resil.postgres.tables import Relation
+from dagster_resil.text import is_readable
 
 _SHOWN = 10
 
@@ -33,6 +34,36 @@ SELECT m.oid
           AND (a.grantee = 0 OR pg_catalog.pg_has_role(a.grantee, 'USAGE')))
  ORDER BY m.oid LIMIT 11
 """
+
+
+# Whom objects of the database belong to, whom they are granted to, and whom policies name.
+_NEEDED_ROLES = """
+SELECT DISTINCT r.oid, r.rolname FROM pg_catalog.pg_roles r
+ WHERE EXISTS (SELECT FROM pg_catalog.pg_database d
+                WHERE d.datname = pg_catalog.current_database()
+                  AND (d.datdba = r.oid OR EXISTS (SELECT FROM pg_catalog.pg_shdepend s
+                        WHERE s.dbid = d.oid AND s.refobjid = r.oid
+                          AND s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass)
+                    OR EXISTS (SELECT FROM pg_catalog.aclexplode(d.datacl) a
+                                WHERE r.oid IN (a.grantee, a.grantor))))
+ ORDER BY r.oid
+"""
+
+
+def check_roles(connection: Connection) -> None:
+    """Raise BackupFailed when a role is needed whose name no archive of the database can hold.
+
+    Databases share their server's roles, so a name may be in another encoding than this one's.
+    """
+    for oid, name in connection.execute(_NEEDED_ROLES).fetchall():
+        if not is_readable(name):
+            raise BackupFailed(
+                f"role '{name}' owns something in database {connection.info.dbname!r}, or is "
+                "granted something there, and its name is not in the database's encoding",
+                hint="rename it, in a database of the server: DO $$ BEGIN EXECUTE "
+                "pg_catalog.format('ALTER ROLE %I RENAME TO new_name', (SELECT rolname FROM "
+                f"pg_catalog.pg_roles WHERE oid = {oid})); END $$",
+            )
 
 
 def check_permissions(connection: Connection, relations: list[Relation], user: str) -> None:

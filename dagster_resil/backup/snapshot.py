@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from dagster_resil.backup.permissions import check_permissions
+from dagster_resil.backup.permissions import check_permissions, check_roles
 from dagster_resil.errors import BackupFailed, LockTimeout, SnapshotLost
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.session import settle
@@ -263,6 +263,7 @@ def hold_snapshot(
         if seen is None:
             _check_logged(tables, endpoint)
         check_permissions(connection, tables, connection.info.user)
+        check_roles(connection)
         between()
         to_read = [table for table in tables if table.readable]
         _lock(connection, to_read)
@@ -381,7 +382,7 @@ def lock_timeout(connection: Connection, what: str) -> LockTimeout:
         )
     else:
         hint = LOCK_HINT
-    return LockTimeout(what + named, hint=hint)
+    return LockTimeout(what + named, hint=hint, names_blockers=True)
 
 
 def _check_same_files(connection: Connection, tables: list[Relation]) -> None:

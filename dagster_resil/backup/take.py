@@ -21,7 +21,6 @@ from dagster_resil.backup.expectations import ExpectationReader
 from dagster_resil.backup.globals import read_globals
 from dagster_resil.backup.instructions import restore_readme, restore_script
 from dagster_resil.backup.snapshot import (
-    LOCK_HINT,
     HeldSnapshot,
     SnapshotRaced,
     hold_snapshot,
@@ -359,7 +358,7 @@ def _take(
                     # A lost server tells its reason best through the session that held the
                     # snapshot.
                     snapshot.assert_held()
-                    if isinstance(error, LockTimeout) and error.hint == LOCK_HINT:
+                    if isinstance(error, LockTimeout) and not error.names_blockers:
                         # pg_dump knows the table, and not who is in the way.
                         raise lock_timeout(snapshot.connection, error.message) from None
                     raise

@@ -8,6 +8,7 @@ import re
 import select
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
@@ -30,8 +31,8 @@ logging.getLogger("psycopg").addFilter(
 CONNECT_TIMEOUT_S = 15
 """A dead host otherwise holds a backup for the kernel's two minutes of SYN retries."""
 
-_SECOND_CONNECTION_S = 10
-"""A pool that has no connection left lets the next one wait, often for two minutes."""
+_ANSWER_S = 3
+"""Through a pooler: where no connection to the server is free, the next one waits for minutes."""
 _LOOKS = 4
 
 _SCHEMES = ("postgresql://", "postgres://")
@@ -254,20 +255,21 @@ class Endpoint:
 
         :raises PoolerBetween: they don't.
         """
-        with self._open("dagster_resil") as second:
-            seen: list[set[int | None]] = [set(), set()]
+        with closing(self._open("dagster_resil")) as second:
             # Twice each: a pool of two that takes turns would give both the same always.
-            for number in [0, 0, 1, 1] * _LOOKS:
-                if None in seen[number]:
-                    break
-                seen[number].add(_backend((first, second)[number]))
-        if None in seen[0] | seen[1]:
-            raise SourceUnreachable(
-                f"the connection pooler at {self.describe()} had no connection to the server free "
-                f"for {_SECOND_CONNECTION_S} s",
-                hint="connect to the server itself, or give the pool more connections",
-            )
-        if len(seen[0]) > 1 or len(seen[1]) > 1 or seen[0] == seen[1]:
+            pids = {_backend(first), _backend(first)}
+            _ask(second)
+            answer = _answer(second)
+            if answer is None:
+                # No connection to the server is free. The first's would be, between two statements,
+                # if it were not the first's alone.
+                pids |= {_backend(first), _backend(first)}
+                answer = _answer(second)
+            others = {answer} - {None}
+            for _ in range(_LOOKS if others else 0):
+                others |= {_backend(second), _backend(second)}
+                pids |= {_backend(first), _backend(first)}
+        if len(pids) > 1 or len(others) > 1 or pids & others:
             raise PoolerBetween(
                 f"{self.describe()} is a connection pooler in transaction mode (PgBouncer, for "
                 "example): what a session sets there would stay behind on the application's "
@@ -306,11 +308,14 @@ class Endpoint:
         return env
 
 
-def _backend(connection: Connection) -> int | None:
-    """Return the process number of the server that answers now; None where none does in time."""
+def _ask(connection: Connection) -> None:
+    connection.pgconn.send_query(b"SELECT pg_catalog.pg_backend_pid()")
+
+
+def _answer(connection: Connection) -> int | None:
+    """Return the process number of the server that answers; None where none does in time."""
     pgconn = connection.pgconn
-    deadline = time.monotonic() + _SECOND_CONNECTION_S
-    pgconn.send_query(b"SELECT pg_catalog.pg_backend_pid()")
+    deadline = time.monotonic() + _ANSWER_S
     while pgconn.flush() or pgconn.is_busy():
         ready, _, _ = select.select([pgconn.socket], [], [], max(0, deadline - time.monotonic()))
         if not ready:
@@ -322,6 +327,14 @@ def _backend(connection: Connection) -> int | None:
             raise psycopg.OperationalError(result.get_error_message())
         value = result.get_value(0, 0)
     return int(value) if value else None
+
+
+def _backend(connection: Connection) -> int:
+    _ask(connection)
+    answer = _answer(connection)
+    if answer is None:
+        raise psycopg.OperationalError(f"timeout: no answer within {_ANSWER_S} s")
+    return answer
 
 
 def child_environment() -> dict[str, str]:
