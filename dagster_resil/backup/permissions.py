@@ -5,8 +5,9 @@ from __future__ import annotations
 from psycopg import sql
 
 from dagster_resil.errors import BackupFailed, PermissionMissing
-from dagster_resil.postgres.connection import Connection
-from dagster_resil.postgres.tables import Relation
+from dagster_resil.postgres.connection import Connection, Endpoint
+from dagster_resil.postgres.session import FOR_DUMPS, differing, without_login_triggers
+from dagster_resil.postgres.tables import Relation, list_tables
 from dagster_resil.text import is_readable
 
 _SHOWN = 10
@@ -50,6 +51,29 @@ SELECT DISTINCT r.oid, r.rolname FROM pg_catalog.pg_roles r
 """
 
 
+def as_reader(endpoint: Endpoint) -> tuple[Endpoint, int]:
+    """Return a source's address for all that reads, and its server's version (150018 for 15.18).
+
+    Sessions to it see what a backup has to hold, whatever is set for the database or the login.
+
+    :raises SourceUnreachable: no connection.
+    """
+    with endpoint.connect(autocommit=True) as connection:
+        settings = differing(connection, FOR_DUMPS) | without_login_triggers(connection)
+        acts_as = differing(connection, {"role": "none"})
+        if acts_as:
+            connection.execute("SELECT pg_catalog.set_config('role', 'none', false)")
+            try:
+                check_permissions(connection, list_tables(connection))
+            except PermissionMissing:
+                # The login may read by way of that role alone, or not at all.
+                acts_as = {}
+        return (
+            endpoint.with_settings(connection, settings | acts_as),
+            connection.info.server_version,
+        )
+
+
 def check_roles(connection: Connection) -> None:
     """Raise BackupFailed when a role is needed whose name no archive of the database can hold.
 
@@ -66,12 +90,15 @@ def check_roles(connection: Connection) -> None:
             )
 
 
-def check_permissions(connection: Connection, relations: list[Relation], user: str) -> None:
+def check_permissions(connection: Connection, relations: list[Relation]) -> None:
     """Raise PermissionMissing when a dump would fail, or would leave something out.
 
     :param relations: all tables of the database.
-    :param user: the login, for the GRANT that would help.
     """
+    row = connection.execute("SELECT session_user, current_user").fetchone()
+    if row is None:  # pragma: no cover - a SELECT without FROM gives a row
+        raise AssertionError("nobody")
+    itself, user = row
     login = sql.Identifier(user)
     lacking: list[str] = []
     remedies: list[str] = []
@@ -117,7 +144,7 @@ def check_permissions(connection: Connection, relations: list[Relation], user: s
         statements = [one for remedy in remedies[:_SHOWN] for one in remedy.split("; ")]
         wanted = " ".join(f"{one.rstrip(';')};" for one in dict.fromkeys(statements))
         raise PermissionMissing(
-            f"user {user!r} may not read {named}",
+            f"user {itself!r}{_acting(itself, user)} may not read {named}",
             hint=f"as the owner or a superuser: {wanted}"
             + (
                 " (for tables and sequences of a whole server: GRANT pg_read_all_data, from "
@@ -126,3 +153,9 @@ def check_permissions(connection: Connection, relations: list[Relation], user: s
                 else ""
             ),
         )
+
+
+def _acting(itself: str, role: str) -> str:
+    if itself == role:
+        return ""
+    return f", who acts as {role!r} by a setting of the database or of the login (SET role),"

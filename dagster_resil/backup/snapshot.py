@@ -262,7 +262,7 @@ def hold_snapshot(
         tables = list_tables(connection)
         if seen is None:
             _check_logged(tables, endpoint)
-        check_permissions(connection, tables, connection.info.user)
+        check_permissions(connection, tables)
         check_roles(connection)
         between()
         to_read = [table for table in tables if table.readable]

@@ -20,6 +20,7 @@ from dagster_resil.backup.dump import Dumper, judge
 from dagster_resil.backup.expectations import ExpectationReader
 from dagster_resil.backup.globals import read_globals
 from dagster_resil.backup.instructions import restore_readme, restore_script
+from dagster_resil.backup.permissions import as_reader
 from dagster_resil.backup.snapshot import (
     HeldSnapshot,
     SnapshotRaced,
@@ -45,12 +46,7 @@ from dagster_resil.postgres.inventory import (
 )
 from dagster_resil.postgres.programs import Programs, client_for
 from dagster_resil.postgres.scratch import sweep
-from dagster_resil.postgres.session import (
-    FOR_DUMPS,
-    differing,
-    settle,
-    without_login_triggers,
-)
+from dagster_resil.postgres.session import settle
 from dagster_resil.postgres.tables import FingerprintForm, Relation, default_form, read_writers
 from dagster_resil.process import DAY_S
 from dagster_resil.progress import Progress, Step, silent
@@ -180,12 +176,8 @@ def take_backup(
     _sweep_vault(backups, name, settings)
     sweep(settings.work_dir)
     with Workspace(settings.work_dir) as space:
-        with source.connect() as connection:
-            programs = client_for(connection.info.server_version // 10000)
-            source = source.with_settings(
-                connection,
-                differing(connection, FOR_DUMPS) | without_login_triggers(connection),
-            )
+        source, server_version = as_reader(source)
+        programs = client_for(server_version // 10000)
         attempt = _Attempt(
             source,
             backups,

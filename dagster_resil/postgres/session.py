@@ -9,9 +9,7 @@ from psycopg import sql
 from dagster_resil.postgres.connection import Connection
 
 _SETTINGS = {
-    # The login itself reads, not who the database or login is set to act as…
-    "role": "none",
-    # …as pg_dump sets them: values print the same everywhere…
+    # As pg_dump sets them: values print the same everywhere…
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "postgres",
     "extra_float_digits": "3",
@@ -43,7 +41,6 @@ _SETTINGS = {
 FOR_DUMPS = {
     name: _SETTINGS[name]
     for name in (
-        "role",
         "bytea_output",
         "quote_all_identifiers",
         "standard_conforming_strings",
