@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from dagster_resil.backup.take import take_backup
-from dagster_resil.cli import run
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.errors import PoolerBetween
 from dagster_resil.postgres.connection import Connection, Endpoint
@@ -25,6 +24,7 @@ from dagster_resil.vault.base import Vault
 from dagster_resil.verify.prove import verify_backup
 from dagster_resil.verify.verdict import Verdict
 from dagster_resil.workspace import Workspace
+from tests.command import resil
 from tests.conftest import Source, owner_session
 
 PROGRAM = shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
@@ -190,30 +190,29 @@ def test_a_pool_in_statement_mode_is_named(
 
 
 def test_the_commands_end_with_4(
-    bouncer: Bouncer,
-    database: Endpoint,
-    one_source: Source,
-    vault: Vault,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    bouncer: Bouncer, database: Endpoint, one_source: Source, vault: Vault
 ) -> None:
     take_backup(database, vault, name="app")
     pooled = bouncer(pool_mode="transaction")
-    monkeypatch.setenv("DB", url_of(pooled.way_to(database)))
-    monkeypatch.setenv("TO", url_of(pooled.way_to(one_source.create())))
-    at_vault = ("--vault", vault.url)
+    env = {
+        "DB": url_of(pooled.way_to(database)),
+        "TO": url_of(pooled.way_to(one_source.create())),
+        "RESIL_VAULT": vault.url,
+    }
     for words in (
-        ["backup", "--url-env", "DB", "--name", "other", *at_vault],
-        ["prove", "--url-env", "DB"],
-        ["restore", "latest", "--name", "app", "--to-env", "TO", *at_vault],
+        ("backup", "--url-env", "DB", "--name", "other"),
+        ("prove", "--url-env", "DB"),
+        ("restore", "latest", "--name", "app", "--to-env", "TO"),
     ):
-        assert run([*words, "--json"], as_json=True) == 4, words
-        error = json.loads(capsys.readouterr().out)["error"]
+        said = resil(*words, "--json", **env)
+        assert said.returncode == 4, words
+        error = json.loads(said.stdout)["error"]
         assert f"127.0.0.1:{pooled.port}/" in error["message"], words
         assert "PgBouncer" in error["message"]
         assert "session mode" in error["hint"]
-    assert run(["check", "--url-env", "DB"], as_json=False) == 4
-    assert "in transaction mode" in capsys.readouterr().out
+    said = resil("check", "--url-env", "DB", **env)
+    assert said.returncode == 4
+    assert "in transaction mode" in said.stdout
 
 
 def test_a_pool_in_session_mode_works(
