@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import psycopg
 from psycopg import sql
 
 from dagster_resil.errors import BackupFailed, PermissionMissing
+from dagster_resil.postgres.archive import codec
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.session import FOR_DUMPS, differing, without_login_triggers
 from dagster_resil.postgres.tables import Relation, list_tables
@@ -88,6 +90,33 @@ def check_roles(connection: Connection) -> None:
                 "pg_catalog.format('ALTER ROLE %I RENAME TO new_name', (SELECT rolname FROM "
                 f"pg_catalog.pg_roles WHERE oid = {oid})); END $$",
             )
+
+
+def unreadable_text(endpoint: Endpoint, error: psycopg.Error) -> BackupFailed:
+    """Return the error for text that the server can't convert for us, with the roles named so.
+
+    Names in the database itself are always in its encoding, but for SQL_ASCII's, which nothing
+    converts. Those of roles are shared with databases of other encodings.
+    """
+    with endpoint.connect(autocommit=True) as connection:
+        encoding = codec(str(connection.info.parameter_status("server_encoding")))
+        # Nothing is converted then.
+        connection.execute("SELECT pg_catalog.set_config('client_encoding', 'SQL_ASCII', false)")
+        names = [
+            name.encode("ascii", "surrogateescape")
+            for (name,) in connection.execute("SELECT rolname FROM pg_catalog.pg_roles")
+        ]
+    roles = []
+    for name in names:
+        try:
+            name.decode(encoding)
+        except UnicodeDecodeError:
+            roles.append(f"'{name.decode('ascii', 'backslashreplace')}'")
+    return BackupFailed(
+        f"the server can't convert some text of {endpoint.describe()}: {str(error).strip()}"
+        + (f"; not in the database's encoding: role {', '.join(roles)}" if roles else ""),
+        hint="rename the role, in a database of the encoding that its name is in" if roles else "",
+    )
 
 
 def check_permissions(connection: Connection, relations: list[Relation]) -> None:

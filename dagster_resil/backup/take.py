@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import psycopg
+
 import dagster_resil
 from dagster_resil.backup.data import Method, Reading, SnapshotData
 from dagster_resil.backup.definitions import read_state
@@ -20,7 +22,7 @@ from dagster_resil.backup.dump import Dumper, judge
 from dagster_resil.backup.expectations import ExpectationReader
 from dagster_resil.backup.globals import read_globals
 from dagster_resil.backup.instructions import restore_readme, restore_script
-from dagster_resil.backup.permissions import as_reader
+from dagster_resil.backup.permissions import as_reader, unreadable_text
 from dagster_resil.backup.snapshot import (
     HeldSnapshot,
     SnapshotRaced,
@@ -81,6 +83,7 @@ _FORMS: dict[Comparison, FingerprintForm] = {"counts": "none", "contents": "hash
 
 PART_BYTES = 64 << 20
 _SMALLEST_PART_BYTES = 1 << 20
+_UNREADABLE = (psycopg.errors.CharacterNotInRepertoire, psycopg.errors.UntranslatableCharacter)
 _COMPARING = "dagster_resil compare"
 _CROWD_TABLES = 1_000
 """Above so many, dumps follow one another: each of them locks every table, and a server has room
@@ -191,7 +194,10 @@ def take_backup(
             cloned,
         )
         with _discarding(backups) as begin:
-            taken, backup_id = _take(attempt, begin, progress, between)
+            try:
+                taken, backup_id = _take(attempt, begin, progress, between)
+            except _UNREADABLE as error:
+                raise unreadable_text(source, error) from None
             dumped_s = time.monotonic() - begun
             objects = _keep(attempt, backup_id, taken, progress)
             finished_at = datetime.now(UTC)

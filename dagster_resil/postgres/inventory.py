@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from psycopg import sql
-from psycopg.rows import TupleRow
 from pydantic import BeforeValidator
 
 from dagster_resil.postgres.connection import Connection
@@ -363,9 +362,8 @@ def _queries(version: int) -> dict[str, str]:
         ),
         "memberships": (
             # From 16 on a role may be granted by several grantors, which a restore makes one.
-            "SELECT 'ROLE MEMBERSHIP', m.rolname, 'of ' || pg_catalog.string_agg("
-            f"DISTINCT {role}, ' ' ORDER BY {role}) "
-            "FROM pg_catalog.pg_auth_members a "
+            f"SELECT 'ROLE MEMBERSHIP', m.rolname, pg_catalog.array_agg(DISTINCT {role} "
+            f"ORDER BY {role}) FROM pg_catalog.pg_auth_members a "
             "JOIN pg_catalog.pg_roles r ON r.oid = a.roleid "
             "JOIN pg_catalog.pg_roles m ON m.oid = a.member WHERE m.rolname !~ '^pg_' "
             "GROUP BY m.rolname"
@@ -403,21 +401,16 @@ def take_inventory(connection: Connection) -> Inventory:
 
 
 def _read_items(connection: Connection, queries: Iterable[str]) -> tuple[Item, ...]:
-    items = [
-        Item(kind=kind, identity=identity, properties=properties or "")
-        for query in queries
-        for kind, identity, properties in map(_in_a_backup, connection.execute(query))
-        if is_readable(identity) or not kind.startswith("ROLE ")
-    ]
+    items = []
+    for query in queries:
+        for kind, identity, properties in connection.execute(query):
+            if isinstance(properties, list):  # of roles
+                roles = [role for role in properties if is_readable(role)]
+                properties = f"of {' '.join(roles)}" if roles else None
+            # A backup has no roles of other databases whose names are not in this one's encoding.
+            if not kind.startswith("ROLE ") or (properties and is_readable(identity)):
+                items.append(Item(kind=kind, identity=identity, properties=properties or ""))
     return tuple(sorted(items, key=lambda item: (item.kind, item.identity, item.properties)))
-
-
-def _in_a_backup(row: TupleRow) -> tuple[str, str, str | None]:
-    """Return a row without the roles, of other databases, whose names no backup of this one has."""
-    kind, identity, properties = row
-    if kind == "ROLE MEMBERSHIP" and properties and not is_readable(properties):
-        properties = " ".join(word for word in properties.split(" ") if is_readable(word))
-    return kind, identity, properties
 
 
 def compare_inventories(source: Inventory, restored: Inventory) -> list[SchemaDifference]:

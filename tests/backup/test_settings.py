@@ -103,7 +103,7 @@ def set_for(source: Source, database: Endpoint, where: str, **settings: str) -> 
     name = database.parameters["dbname"]
     head = sql.SQL("ALTER DATABASE {}").format(sql.Identifier(name))
     if where == "login":
-        head = sql.SQL("ALTER ROLE postgres")
+        head = sql.SQL("ALTER ROLE {}").format(sql.Identifier("postgres"))
     elif where == "login in database":
         head = sql.SQL("ALTER ROLE postgres IN DATABASE {}").format(sql.Identifier(name))
     # Once one of them is set a session may not be able to set the next.
