@@ -34,6 +34,7 @@ class DataSet:
 
 def _execute(endpoint: Endpoint, *statements: str) -> None:
     with endpoint.connect(autocommit=True) as connection:
+        connection.execute("SET search_path = public")
         for statement in statements:
             connection.execute(statement)
 

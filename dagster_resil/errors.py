@@ -13,7 +13,9 @@
     │   └── NoSpace                 3
     ├── BackupFailed                4
     │   ├── SourceUnreachable       4
+    │   │   └── PoolerBetween       4   a session there would not be ours alone
     │   ├── PermissionMissing       4
+    │   ├── LockTimeout             4   somebody else's lock, or wait for one, is in the way
     │   ├── ProgramMissing          4
     │   └── SnapshotLost            4
     ├── VaultError                  4
@@ -36,6 +38,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from dagster_resil.text import shown
+
 if TYPE_CHECKING:
     from dagster_resil.vault.model import Receipt
 
@@ -51,9 +55,9 @@ class ResilError(Exception):
     exit_code: ClassVar[int] = 4
 
     def __init__(self, message: str, *, hint: str = "") -> None:
+        message, self.hint = shown(message), shown(hint)
         super().__init__(message)
         self.message = message.strip()
-        self.hint = hint
 
     def __str__(self) -> str:
         return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
@@ -125,10 +129,29 @@ class SourceUnreachable(BackupFailed):
     code = "source_unreachable"
 
 
+class PoolerBetween(SourceUnreachable):
+    """The address is that of a connection pooler that lends a session to others in between."""
+
+    code = "pooler_between"
+
+
 class PermissionMissing(BackupFailed):
     """The login may not read something that belongs in the backup."""
 
     code = "permission_missing"
+
+
+class LockTimeout(BackupFailed):
+    """A lock that reading needs was not to be had in time.
+
+    :param names_blockers: whether the message says who is in the way.
+    """
+
+    code = "lock_timeout"
+
+    def __init__(self, message: str, *, hint: str = "", names_blockers: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.names_blockers = names_blockers
 
 
 class ProgramMissing(BackupFailed):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dagster_resil.backup.permissions import check_permissions
+from dagster_resil.backup.permissions import as_reader, check_permissions
 from dagster_resil.errors import NoSpace, NoVault, ResilError
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.identity import database_bytes, read_identity
@@ -127,6 +127,8 @@ def _scratch(source: Source | None, work_dir: Path | None) -> Iterator[Finding]:
 
 def _database(endpoint: Endpoint, work_dir: Path | None, purpose: Purpose) -> Iterator[Finding]:
     try:
+        if purpose == "backup":
+            endpoint, _ = as_reader(endpoint)
         with endpoint.connect(autocommit=True) as connection:
             settle(connection, gentle=True)
             source = read_identity(connection)
@@ -137,7 +139,7 @@ def _database(endpoint: Endpoint, work_dir: Path | None, purpose: Purpose) -> It
             )
             if purpose == "backup":
                 tables = list_tables(connection)
-                check_permissions(connection, tables, connection.info.user)
+                check_permissions(connection, tables)
                 yield Finding(f"user {connection.info.user} may read all {len(tables):,} tables")
         programs = client_for(source.major)
         can = "pg_dump {} can read it" if purpose == "backup" else "pg_restore {} can fill it"

@@ -49,6 +49,16 @@ def majors() -> list[int]:
     return sorted({programs.major for programs in find_all() if programs.has_server})
 
 
+def owner_session(endpoint: Endpoint, *, autocommit: bool = True) -> Connection:
+    """Open a session as the databases' owners have it, with their search_path."""
+    return psycopg.connect(
+        "",
+        autocommit=autocommit,
+        password=endpoint.password,
+        **endpoint.parameters,  # type: ignore[arg-type]
+    )
+
+
 @dataclass
 class Source:
     """A running server to take backups of."""
@@ -62,7 +72,7 @@ class Source:
         return self.programs.major
 
     def admin(self) -> Connection:
-        return self.server.endpoint().connect(autocommit=True)
+        return owner_session(self.server.endpoint())
 
     def create(self, name: str | None = None, *, options: str = "") -> Endpoint:
         name = name or f"t_{secrets.token_hex(4)}"
@@ -76,7 +86,7 @@ class Source:
         return self.server.endpoint(name)
 
     def execute(self, endpoint: Endpoint, *statements: str) -> None:
-        with endpoint.connect(autocommit=True) as connection:
+        with owner_session(endpoint) as connection:
             for statement in statements:
                 connection.execute(statement)
 

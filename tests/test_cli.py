@@ -23,7 +23,7 @@ from dagster_resil.postgres.connection import Endpoint, _connection_hint
 from dagster_resil.postgres.programs import find_all
 from dagster_resil.vault import open_vault
 from dagster_resil.vault.backups import Backups
-from tests.conftest import Source, majors
+from tests.conftest import Source, majors, owner_session
 
 SECRET = "correct horse battery".replace(" ", "-")
 
@@ -174,7 +174,7 @@ def test_the_whole_road(resil: Cli, database: Endpoint, one_source: Source) -> N
     restored = resil("restore", "--to-env", "TO", "--json", TO=url_of(target))
     assert restored.code == 0, restored.err
     assert restored.json["verdict"] == "PASS"
-    with target.connect() as connection:
+    with owner_session(target, autocommit=False) as connection:
         assert connection.execute("SELECT count(*) FROM item").fetchone() == (300,)
 
     again = resil("restore", "--to-env", "TO", TO=url_of(target))
@@ -427,7 +427,7 @@ def test_a_folder_of_the_vault_that_can_not_be_written_is_told_first(
 def test_a_lock_that_is_not_to_be_had_names_its_holder(
     resil: Cli, database: Endpoint, one_source: Source
 ) -> None:
-    with database.connect() as connection:
+    with owner_session(database, autocommit=False) as connection:
         connection.execute("LOCK TABLE item")
         pid = connection.info.backend_pid
         said = resil("backup", "--url-env", "DB", "--lock-timeout", "1", DB=url_of(database))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from dagster_resil.backup.snapshot import HeldSnapshot
-from dagster_resil.errors import BackupFailed, PermissionMissing, ProgramMissing
+from dagster_resil.backup.snapshot import LOCK_HINT, HeldSnapshot
+from dagster_resil.errors import BackupFailed, LockTimeout, PermissionMissing, ProgramMissing
 from dagster_resil.postgres.archive import codec
 from dagster_resil.postgres.programs import Programs
 from dagster_resil.postgres.server import dies_with_us
@@ -140,10 +140,8 @@ def source_error(program: str, text: str, database: str) -> BackupFailed:
         )
     if program == "pg_dump" and "statement timeout" in lower and "lock table" in lower:
         # --lock-wait-timeout is a statement timeout while it locks, and none afterwards.
-        return BackupFailed(
-            f"pg_dump waited for too long to lock a table of {database}: {text}",
-            hint="a migration, TRUNCATE or another statement holds an exclusive lock, or waits for "
-            "one: wait for it, end it, or raise --lock-timeout",
+        return LockTimeout(
+            f"pg_dump waited for too long to lock a table of {database}: {text}", hint=LOCK_HINT
         )
     if program == "pg_dump" and ("no space left" in lower or "disk quota exceeded" in lower):
         return BackupFailed(

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from dagster_resil.postgres.connection import Connection
 from dagster_resil.postgres.quoting import (
     dollar_quoted,
-    has_invalid_bytes,
+    escaped,
     quoted_name,
     quoted_value,
-    shown,
 )
+from dagster_resil.text import is_readable
 
 _HEAD = """\
 -- Roles, memberships, tablespaces, settings and grants around the database.
@@ -73,16 +73,18 @@ _ROLE_WORDS = (
 class Globals:
     """What :func:`read_globals` has read.
 
-    :param sql: the text of ``globals.sql``; bytes that are no UTF-8 are lone surrogates in it.
+    :param sql: the text of ``globals.sql``.
     :param left_out: what could not be put into it, a sentence each.
+    :param codec: Python's name of the encoding that it was read in.
     """
 
     sql: str
     left_out: tuple[str, ...] = ()
+    codec: str = "utf-8"
 
     def to_bytes(self) -> bytes:
         """Return the file."""
-        return self.sql.encode("utf-8", "surrogateescape")
+        return self.sql.encode(self.codec, "surrogateescape")
 
 
 def read_globals(connection: Connection) -> Globals:
@@ -110,7 +112,7 @@ def read_globals(connection: Connection) -> Globals:
         text += f"\\if :{part}\n-- begin {part}\n"
         text += "".join(f"{line}\n" for line in lines)
         text += f"-- end {part}\n\\endif\n"
-    return Globals(text, tuple(reader.left_out))
+    return Globals(text, tuple(reader.left_out), connection.info.encoding)
 
 
 def _unless(condition: str, statement: str) -> str:
@@ -137,8 +139,7 @@ class _Reader:
         self.left_out: list[str] = []
 
     def _is_valid(self, text: str | None) -> bool:
-        # In an SQL_ASCII database any bytes are.
-        return text is None or self.encoding == "SQL_ASCII" or not has_invalid_bytes(text)
+        return text is None or is_readable(text)
 
     def _fits(self, what: str, whose: str, *texts: str | None) -> bool:
         """Return whether texts are valid in the database's encoding; note what is not."""
@@ -161,7 +162,7 @@ class _Reader:
             'FROM pg_catalog.pg_roles ORDER BY rolname COLLATE "C"'
         ).fetchall()
         for name, predefined, *flags, limit, until, comment in rows:
-            if not self._fits(f"role {shown(name)}", "whose name", name):
+            if not self._fits(f"role {escaped(name)}", "whose name", name):
                 continue
             if not predefined:
                 create = f"CREATE ROLE {quoted_name(name)} WITH " + " ".join(
@@ -176,7 +177,7 @@ class _Reader:
                 yield _unless(
                     f"SELECT FROM pg_catalog.pg_roles WHERE rolname = {quoted_value(name)}", create
                 )
-            yield from self._comment(f"ROLE {quoted_name(name)}", f"role {shown(name)}", comment)
+            yield from self._comment(f"ROLE {quoted_name(name)}", f"role {escaped(name)}", comment)
 
     def memberships(self) -> Iterator[str]:
         # From 16 on a role may be granted by several grantors. Here there is one, whose later
@@ -222,7 +223,7 @@ class _Reader:
         ).fetchall()
         for name, built_in, owner, by_default, location, options, granted, comment in rows:
             if not self._fits(
-                f"tablespace {shown(name)}", "whose name, owner or place", name, owner, location
+                f"tablespace {escaped(name)}", "whose name, owner or place", name, owner, location
             ):
                 continue
             quoted = quoted_name(name)
@@ -244,7 +245,7 @@ class _Reader:
                     )
                     + ");"
                 )
-            yield from self._comment(f"TABLESPACE {quoted}", f"tablespace {shown(name)}", comment)
+            yield from self._comment(f"TABLESPACE {quoted}", f"tablespace {escaped(name)}", comment)
             if granted:
                 yield from self._grants(
                     f"TABLESPACE {quoted}",
@@ -295,7 +296,7 @@ class _Reader:
                 head = f"ALTER ROLE {quoted_name(role)}"
                 if of_database:
                     head += ' IN DATABASE :"db"'
-            of_whom = "" if role is None else f" of role {shown(role)}"
+            of_whom = "" if role is None else f" of role {escaped(role)}"
             if self._fits(f"a setting{of_whom}", "whose value", setting):
                 yield f"{head} SET {quoted_name(name)} TO {_values(name, value)};"
 

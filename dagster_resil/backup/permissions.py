@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import psycopg
 from psycopg import sql
 
-from dagster_resil.errors import PermissionMissing
-from dagster_resil.postgres.connection import Connection
-from dagster_resil.postgres.tables import Relation
+from dagster_resil.errors import BackupFailed, PermissionMissing
+from dagster_resil.postgres.archive import codec
+from dagster_resil.postgres.connection import Connection, Endpoint
+from dagster_resil.postgres.session import FOR_DUMPS, differing, without_login_triggers
+from dagster_resil.postgres.tables import Relation, list_tables
+from dagster_resil.text import is_readable
 
 _SHOWN = 10
 
@@ -35,12 +39,95 @@ SELECT m.oid
 """
 
 
-def check_permissions(connection: Connection, relations: list[Relation], user: str) -> None:
+# Whom objects of the database belong to, whom they are granted to, and whom policies name.
+_NEEDED_ROLES = """
+SELECT DISTINCT r.oid, r.rolname FROM pg_catalog.pg_roles r
+ WHERE EXISTS (SELECT FROM pg_catalog.pg_database d
+                WHERE d.datname = pg_catalog.current_database()
+                  AND (d.datdba = r.oid OR EXISTS (SELECT FROM pg_catalog.pg_shdepend s
+                        WHERE s.dbid = d.oid AND s.refobjid = r.oid
+                          AND s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass)
+                    OR EXISTS (SELECT FROM pg_catalog.aclexplode(d.datacl) a
+                                WHERE r.oid IN (a.grantee, a.grantor))))
+ ORDER BY r.oid
+"""
+
+
+def as_reader(endpoint: Endpoint) -> tuple[Endpoint, int]:
+    """Return a source's address for all that reads, and its server's version (150018 for 15.18).
+
+    Sessions to it see what a backup has to hold, whatever is set for the database or the login.
+
+    :raises SourceUnreachable: no connection.
+    """
+    with endpoint.connect(autocommit=True) as connection:
+        settings = differing(connection, FOR_DUMPS) | without_login_triggers(connection)
+        acts_as = differing(connection, {"role": "none"})
+        if acts_as:
+            connection.execute("SELECT pg_catalog.set_config('role', 'none', false)")
+            try:
+                check_permissions(connection, list_tables(connection))
+            except PermissionMissing:
+                # The login may read by way of that role alone, or not at all.
+                acts_as = {}
+        return (
+            endpoint.with_settings(connection, settings | acts_as),
+            connection.info.server_version,
+        )
+
+
+def check_roles(connection: Connection) -> None:
+    """Raise BackupFailed when a role is needed whose name no archive of the database can hold.
+
+    Databases share their server's roles, so a name may be in another encoding than this one's.
+    """
+    for oid, name in connection.execute(_NEEDED_ROLES).fetchall():
+        if not is_readable(name):
+            raise BackupFailed(
+                f"role '{name}' owns something in database {connection.info.dbname!r}, or is "
+                "granted something there, and its name is not in the database's encoding",
+                hint="rename it, in a database of the server: DO $$ BEGIN EXECUTE "
+                "pg_catalog.format('ALTER ROLE %I RENAME TO new_name', (SELECT rolname FROM "
+                f"pg_catalog.pg_roles WHERE oid = {oid})); END $$",
+            )
+
+
+def unreadable_text(endpoint: Endpoint, error: psycopg.Error) -> BackupFailed:
+    """Return the error for text that the server can't convert for us, with the roles named so.
+
+    Names in the database itself are always in its encoding, but for SQL_ASCII's, which nothing
+    converts. Those of roles are shared with databases of other encodings.
+    """
+    with endpoint.connect(autocommit=True) as connection:
+        encoding = codec(str(connection.info.parameter_status("server_encoding")))
+        # Nothing is converted then.
+        connection.execute("SELECT pg_catalog.set_config('client_encoding', 'SQL_ASCII', false)")
+        names = [
+            name.encode("ascii", "surrogateescape")
+            for (name,) in connection.execute("SELECT rolname FROM pg_catalog.pg_roles")
+        ]
+    roles = []
+    for name in names:
+        try:
+            name.decode(encoding)
+        except UnicodeDecodeError:
+            roles.append(f"'{name.decode('ascii', 'backslashreplace')}'")
+    return BackupFailed(
+        f"the server can't convert some text of {endpoint.describe()}: {str(error).strip()}"
+        + (f"; not in the database's encoding: role {', '.join(roles)}" if roles else ""),
+        hint="rename the role, in a database of the encoding that its name is in" if roles else "",
+    )
+
+
+def check_permissions(connection: Connection, relations: list[Relation]) -> None:
     """Raise PermissionMissing when a dump would fail, or would leave something out.
 
     :param relations: all tables of the database.
-    :param user: the login, for the GRANT that would help.
     """
+    row = connection.execute("SELECT session_user, current_user").fetchone()
+    if row is None:  # pragma: no cover - a SELECT without FROM gives a row
+        raise AssertionError("nobody")
+    itself, user = row
     login = sql.Identifier(user)
     lacking: list[str] = []
     remedies: list[str] = []
@@ -86,7 +173,7 @@ def check_permissions(connection: Connection, relations: list[Relation], user: s
         statements = [one for remedy in remedies[:_SHOWN] for one in remedy.split("; ")]
         wanted = " ".join(f"{one.rstrip(';')};" for one in dict.fromkeys(statements))
         raise PermissionMissing(
-            f"user {user!r} may not read {named}",
+            f"user {itself!r}{_acting(itself, user)} may not read {named}",
             hint=f"as the owner or a superuser: {wanted}"
             + (
                 " (for tables and sequences of a whole server: GRANT pg_read_all_data, from "
@@ -95,3 +182,9 @@ def check_permissions(connection: Connection, relations: list[Relation], user: s
                 else ""
             ),
         )
+
+
+def _acting(itself: str, role: str) -> str:
+    if itself == role:
+        return ""
+    return f", who acts as {role!r} by a setting of the database or of the login (SET role),"

@@ -14,8 +14,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from dagster_resil.backup.permissions import check_permissions
-from dagster_resil.errors import BackupFailed, SnapshotLost
+from dagster_resil.backup.permissions import check_permissions, check_roles
+from dagster_resil.errors import BackupFailed, LockTimeout, SnapshotLost
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.session import settle
 from dagster_resil.postgres.tables import Relation, list_tables
@@ -33,6 +33,34 @@ SELECT w.pid, w.relation::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.p
    AND w.database = (SELECT oid FROM pg_catalog.pg_database
                       WHERE datname = pg_catalog.current_database())
    AND pg_catalog.pg_backend_pid() = ANY (pg_catalog.pg_blocking_pids(w.pid))
+"""
+# pg_dump waits for tables as long as it is told to, and without a limit for what else it opens.
+_DUMP_WAITING = """
+SELECT w.pid, w.relation::pg_catalog.regclass::pg_catalog.text
+  FROM pg_catalog.pg_locks w JOIN pg_catalog.pg_stat_activity a ON a.pid = w.pid
+  JOIN pg_catalog.pg_stat_activity me ON me.pid = pg_catalog.pg_backend_pid()
+ WHERE NOT w.granted AND w.locktype = 'relation' AND w.mode = 'AccessShareLock'
+   AND a.datid = me.datid AND a.usesysid = me.usesysid
+   AND a.client_addr IS NOT DISTINCT FROM me.client_addr
+   AND a.application_name IN ('pg_dump', %s)
+"""
+LOCK_HINT = (
+    "a migration, TRUNCATE or another statement holds an exclusive lock, or waits for one: wait "
+    "for it, end it, or raise --lock-timeout"
+)
+_EXCLUSIVE = """
+SELECT DISTINCT NOT l.granted, c.relname, l.pid, a.application_name, x.gid
+  FROM pg_catalog.pg_locks l
+  JOIN pg_catalog.pg_class c ON c.oid = l.relation AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+  LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+  -- A prepared transaction's locks have no process; one of them is its own number's.
+  LEFT JOIN (pg_catalog.pg_locks own
+             JOIN pg_catalog.pg_prepared_xacts x ON x.transaction = own.transactionid)
+    ON l.pid IS NULL AND own.pid IS NULL AND own.virtualtransaction = l.virtualtransaction
+ WHERE l.mode = 'AccessExclusiveLock' AND l.database =
+       (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+   AND (l.pid IS NULL OR l.pid <> pg_catalog.pg_backend_pid())
+ ORDER BY 1, 2, 3 LIMIT 6
 """
 _LOST_HINT = (
     "look in the server's log for a restart, a terminated session or a recovery conflict (on a "
@@ -92,6 +120,7 @@ class HeldSnapshot:
         self._last_pulse = time.monotonic()
         self._last_look = time.monotonic()
         self._waiting: dict[int, float] = {}
+        self._dump_waiting: dict[int, float] = {}
 
     def make_way(self, limit_s: float) -> None:
         """Give up the snapshot where somebody has waited for too long for one of its locks.
@@ -123,13 +152,29 @@ class HeldSnapshot:
                 "nothing is locked: consistency: clone",
             )
 
-    def pulse(self) -> None:
-        """Check, at most every few seconds, that the holder's session lives.
+    def pulse(self, lock_timeout_s: float) -> None:
+        """Check, at most every few seconds, that the holder's session lives, and pg_dump goes on.
 
         :raises SnapshotLost: it does not.
+        :raises LockTimeout: pg_dump has waited for a lock for so long.
         """
-        if time.monotonic() - self._last_pulse >= _PULSE_S:
+        if time.monotonic() - self._last_pulse >= min(_PULSE_S, lock_timeout_s):
             self.assert_held()
+            self._check_dump(lock_timeout_s)
+
+    def _check_dump(self, limit_s: float) -> None:
+        now = time.monotonic()
+        name = self.endpoint.parameters.get("application_name", "pg_dump")
+        with self._busy, contextlib.suppress(psycopg.Error):
+            rows = self.connection.execute(_DUMP_WAITING, [name]).fetchall()
+            self._dump_waiting = {pid: self._dump_waiting.get(pid, now) for pid, _ in rows}
+            late = [name for pid, name in rows if now - self._dump_waiting[pid] > limit_s]
+            if late:
+                raise lock_timeout(
+                    self.connection,
+                    f"pg_dump has waited for more than {limit_s:g} s to read {late[0]} of "
+                    f"{self.endpoint.describe()}",
+                )
 
     def assert_held(self) -> None:
         """Raise SnapshotLost when the holder's session has ended."""
@@ -217,7 +262,8 @@ def hold_snapshot(
         tables = list_tables(connection)
         if seen is None:
             _check_logged(tables, endpoint)
-        check_permissions(connection, tables, connection.info.user)
+        check_permissions(connection, tables)
+        check_roles(connection)
         between()
         to_read = [table for table in tables if table.readable]
         _lock(connection, to_read)
@@ -234,11 +280,10 @@ def hold_snapshot(
             in_progress=_in_progress(earlier, seen, holding),
         )
     except psycopg.errors.LockNotAvailable:
-        raise BackupFailed(
-            f"could not lock the tables of {endpoint.describe()} within {lock_timeout_s:g} s"
-            + _blockers(connection),
-            hint="a migration or another statement holds an exclusive lock: wait for it, end it, "
-            "or raise --lock-timeout",
+        connection.rollback()
+        raise lock_timeout(
+            connection,
+            f"could not lock the tables of {endpoint.describe()} within {lock_timeout_s:g} s",
         ) from None
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise SnapshotLost(
@@ -314,19 +359,30 @@ def _lock(connection: Connection, tables: list[Relation]) -> None:
             raise SnapshotRaced(f"a table was dropped or renamed: {error}") from None
 
 
-def _blockers(connection: Connection) -> str:
-    """Say who holds exclusive locks on tables of the database."""
-    connection.rollback()
-    rows = connection.execute(
-        "SELECT DISTINCT l.pid, c.relname FROM pg_catalog.pg_locks l "
-        "JOIN pg_catalog.pg_class c ON c.oid = l.relation AND c.relkind IN ('r', 'p') "
-        "WHERE l.mode = 'AccessExclusiveLock' AND l.granted AND l.database = "
-        "(SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) "
-        "LIMIT 5"
-    ).fetchall()
-    if not rows:
-        return ""
-    return ": " + ", ".join(f"process {pid} has {name!r}" for pid, name in rows)
+def lock_timeout(connection: Connection, what: str) -> LockTimeout:
+    """Return the error for a lock that was not to be had, which names those in the way.
+
+    :param connection: a session of the database, which may be in a transaction.
+    :param what: what happened.
+    """
+    blockers = []
+    endings = []
+    for waits, table, pid, name, prepared in connection.execute(_EXCLUSIVE).fetchall():
+        verb = "waits for" if waits else "has"
+        if prepared is not None:
+            gid = sql.Literal(prepared).as_string(connection)
+            blockers.append(f"prepared transaction {gid} {verb} {table!r}")
+            endings.append(f"ROLLBACK PREPARED {gid} or COMMIT PREPARED {gid}")
+        else:
+            blockers.append(f"process {pid}{f' ({name})' if name else ''} {verb} {table!r}")
+    named = f": {', '.join(blockers)}" if blockers else ""
+    if endings:
+        hint = (
+            f"end the prepared transaction, in that database: {'; '.join(dict.fromkeys(endings))}"
+        )
+    else:
+        hint = LOCK_HINT
+    return LockTimeout(what + named, hint=hint, names_blockers=True)
 
 
 def _check_same_files(connection: Connection, tables: list[Relation]) -> None:

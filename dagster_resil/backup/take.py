@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import psycopg
+
 import dagster_resil
 from dagster_resil.backup.adjustments import read_adjustments
 from dagster_resil.backup.data import Method, Reading, SnapshotData
@@ -21,10 +23,17 @@ from dagster_resil.backup.dump import Dumper, judge
 from dagster_resil.backup.expectations import ExpectationReader
 from dagster_resil.backup.globals import Globals, read_globals
 from dagster_resil.backup.instructions import restore_readme, restore_script
-from dagster_resil.backup.snapshot import HeldSnapshot, SnapshotRaced, hold_snapshot
+from dagster_resil.backup.permissions import as_reader, unreadable_text
+from dagster_resil.backup.snapshot import (
+    HeldSnapshot,
+    SnapshotRaced,
+    hold_snapshot,
+    lock_timeout,
+)
 from dagster_resil.errors import (
     BackupFailed,
     ConfigurationError,
+    LockTimeout,
     NoVault,
     SourceChanged,
     VaultError,
@@ -83,6 +92,7 @@ _FORMS: dict[Comparison, FingerprintForm] = {
 
 PART_BYTES = 64 << 20
 _SMALLEST_PART_BYTES = 1 << 20
+_UNREADABLE = (psycopg.errors.CharacterNotInRepertoire, psycopg.errors.UntranslatableCharacter)
 _COMPARING = "dagster_resil compare"
 _CROWD_TABLES = 1_000
 """Above so many, dumps follow one another: each of them locks every table, and a server has room
@@ -178,8 +188,8 @@ def take_backup(
     _sweep_vault(backups, name, settings)
     sweep(settings.work_dir)
     with Workspace(settings.work_dir) as space:
-        with source.connect() as connection:
-            programs = client_for(connection.info.server_version // 10000)
+        source, server_version = as_reader(source)
+        programs = client_for(server_version // 10000)
         attempt = _Attempt(
             source,
             backups,
@@ -193,7 +203,10 @@ def take_backup(
             cloned,
         )
         with _discarding(backups) as begin:
-            taken, backup_id = _take(attempt, begin, progress, between)
+            try:
+                taken, backup_id = _take(attempt, begin, progress, between)
+            except _UNREADABLE as error:
+                raise unreadable_text(source, error) from None
             dumped_s = time.monotonic() - begun
             objects = _keep(attempt, backup_id, taken, progress)
             finished_at = datetime.now(UTC)
@@ -348,10 +361,13 @@ def _take(
                 begin(backup_id)
                 try:
                     return _read(attempt, backup_id, snapshot, identity, progress), backup_id
-                except BackupFailed:
+                except BackupFailed as error:
                     # A lost server tells its reason best through the session that held the
                     # snapshot.
                     snapshot.assert_held()
+                    if isinstance(error, LockTimeout) and not error.names_blockers:
+                        # pg_dump knows the table, and not who is in the way.
+                        raise lock_timeout(snapshot.connection, error.message) from None
                     raise
         except SnapshotRaced as race:
             log.warning("a new snapshot is needed: %s (attempt %d)", race, number)
@@ -420,7 +436,7 @@ def _read(
     ):
 
         def watch() -> None:
-            snapshot.pulse()
+            snapshot.pulse(settings.lock_timeout_s)
             if not data.under_snapshot:
                 snapshot.make_way(settings.lock_timeout_s)
             expectations.check()

@@ -34,8 +34,8 @@ DATABASE = "shop"
 USER = "postgres"
 _TIMEOUT_S = 600
 _ORDERS = """
-INSERT INTO orders (customer_id, status, placed_at, updated_at)
-SELECT customer_id, status, now(), now() FROM orders ORDER BY id LIMIT %s
+INSERT INTO public.orders (customer_id, status, placed_at, updated_at)
+SELECT customer_id, status, now(), now() FROM public.orders ORDER BY id LIMIT %s
 """
 _POLL_S = 0.1
 

@@ -372,7 +372,8 @@ class TableOfContents:
 # PostgreSQL's names of a server's encodings, where Python calls them something else; the others
 # (EUC_JP, KOI8R…) Python knows by the same name.
 _CODECS = {
-    "SQL_ASCII": "utf-8",
+    # Any byte may be anywhere; here each is one character.
+    "SQL_ASCII": "latin-1",
     "EUC_CN": "gb2312",
     "EUC_TW": "big5",
     "EUC_JIS_2004": "euc_jis_2004",

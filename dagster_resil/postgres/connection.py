@@ -5,15 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import re
+import select
+import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 import psycopg
 from psycopg import conninfo
+from psycopg.abc import Buffer
+from psycopg.adapt import AdaptersMap, Loader
 from psycopg.rows import TupleRow
 
-from dagster_resil.errors import ConfigurationError, SourceUnreachable
+from dagster_resil.errors import ConfigurationError, PoolerBetween, SourceUnreachable
 
 Connection = psycopg.Connection[TupleRow]
 
@@ -25,6 +30,10 @@ logging.getLogger("psycopg").addFilter(
 
 CONNECT_TIMEOUT_S = 15
 """A dead host otherwise holds a backup for the kernel's two minutes of SYN retries."""
+
+_ANSWER_S = 3
+"""Through a pooler: where no connection to the server is free, the next one waits for minutes."""
+_LOOKS = 4
 
 _SCHEMES = ("postgresql://", "postgres://")
 _ENCODE_HINT = (
@@ -41,6 +50,24 @@ _SECRETS = (
 )
 
 
+class _AnyTextLoader(Loader):
+    """Reads text that may hold bytes of another encoding.
+
+    The names of roles, databases and tablespaces are shared by a server's databases, whatever the
+    encodings of these.
+    """
+
+    def load(self, data: Buffer) -> str:
+        connection = self.connection
+        encoding = connection.info.encoding if connection else "utf-8"
+        return bytes(data).decode(encoding, "surrogateescape")
+
+
+_ADAPTERS = AdaptersMap(psycopg.adapters)
+for _type in ("text", "name", "varchar", "bpchar", '"char"', 0):
+    _ADAPTERS.register_loader(_type, _AnyTextLoader)
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """A database to connect to. The password is in no repr, argv, log or message.
@@ -52,6 +79,9 @@ class Endpoint:
     :param private: a server of our own: nothing of the environment's PG* belongs to it.
     :param server: what its server is called, for messages: "instance orders".
     :param login_hint: what to do where the login is refused.
+    :param ascii_encoding: the client encoding in which text of a database of encoding SQL_ASCII is
+        read. Such a database may hold any byte, and a server does not convert them: in LATIN1 each
+        byte is one character, and none is lost.
     """
 
     parameters: Mapping[str, str]
@@ -60,6 +90,7 @@ class Endpoint:
     private: bool = False
     server: str = ""
     login_hint: str = "check the user and PGPASSWORD (or the passfile, or --url-env VARIABLE)"
+    ascii_encoding: str = "LATIN1"
 
     @classmethod
     def parse(cls, url: str, *, env: Mapping[str, str] | None = None) -> Endpoint:
@@ -134,20 +165,56 @@ class Endpoint:
         }
         if "service" in self.parameters:
             pinned["service"] = self.parameters["service"]
-        pinned |= {"host": info.host, "port": str(info.port), "dbname": info.dbname}
-        pinned["user"] = info.user
+        # libpq has been given them in UTF-8, whatever the client encoding is by now.
+        pinned |= {"host": info.host, "port": str(info.port)}
+        pinned["dbname"] = connection.pgconn.db.decode("utf-8", "surrogateescape")
+        pinned["user"] = connection.pgconn.user.decode("utf-8", "surrogateescape")
         if info.hostaddr and not info.host.startswith("/"):
             pinned["hostaddr"] = info.hostaddr
         # A service file or PGPASSWORD may have brought it; libpq would find it again.
         return replace(self, parameters=pinned)
 
+    def with_settings(self, connection: Connection, settings: Mapping[str, str]) -> Endpoint:
+        """Return the address for sessions, of client programs too, that begin with some settings.
+
+        Settings of the database and of the login come after them. A pooler may refuse sessions
+        that begin with any.
+
+        :param connection: one that was opened to this address.
+        """
+        if not settings:
+            return self
+        # Those of PGOPTIONS or of a service file are among them.
+        words = [connection.pgconn.options.decode()] if connection.pgconn.options else []
+        for name, value in settings.items():
+            words.append("-c " + re.sub(r"([\\\s])", r"\\\1", f"{name}={value}"))
+        return replace(self, parameters={**self.parameters, "options": " ".join(words)})
+
     def connect(
         self, *, autocommit: bool = False, application_name: str = "dagster_resil"
     ) -> Connection:
-        """Open a connection.
+        """Open a connection on which nothing but ``pg_catalog`` is found without its schema.
 
         :raises SourceUnreachable: the server can't be reached or refuses the login.
+        :raises PoolerBetween: the server's session would not be ours alone.
         """
+        try:
+            connection = self._open(application_name)
+            try:
+                self._secure(connection)
+            except BaseException:
+                connection.close()
+                raise
+        except psycopg.Error as error:
+            text = _without_secrets(str(error).strip(), self.password or "")
+            raise SourceUnreachable(
+                f"can't connect to {self.describe()}: {text}",
+                hint=_connection_hint(text, self.login_hint),
+            ) from None
+        connection.autocommit = autocommit
+        return connection
+
+    def _open(self, application_name: str) -> Connection:
         arguments: dict[str, str | int] = {
             "connect_timeout": CONNECT_TIMEOUT_S,
             # A peer that vanished without a word is noticed within about a minute.
@@ -160,14 +227,56 @@ class Endpoint:
         arguments |= self.parameters
         if self.password is not None:
             arguments["password"] = self.password
-        try:
-            return psycopg.connect(autocommit=autocommit, **arguments)  # type: ignore[arg-type]
-        except psycopg.Error as error:
-            text = _without_secrets(str(error).strip(), self.password or "")
-            raise SourceUnreachable(
-                f"can't connect to {self.describe()}: {text}",
-                hint=_connection_hint(text, self.login_hint),
-            ) from None
+        return psycopg.connect(autocommit=True, context=_ADAPTERS, **arguments)  # type: ignore[arg-type]
+
+    def _secure(self, connection: Connection) -> None:
+        """Set what every query relies on, after seeing that the session is ours alone.
+
+        Through a pooler libpq has not the number of the server's process. So both are done by one
+        statement, which names the operator's schema as long as the path is somebody else's.
+        """
+        pid = connection.pgconn.backend_pid
+        settings = {"search_path": ""}
+        if connection.pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII":
+            settings["client_encoding"] = self.ascii_encoding
+        calls = ", ".join(
+            f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in settings.items()
+        )
+        ours = connection.execute(
+            f"SELECT CASE WHEN pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) {pid} "
+            f"THEN pg_catalog.concat({calls}) END"
+        ).fetchone()
+        if ours == (None,):
+            self._refuse_shared_sessions(connection)
+            connection.execute(f"SELECT {calls}")
+
+    def _refuse_shared_sessions(self, first: Connection) -> None:
+        """Look, without setting anything, whether sessions keep to one process of the server each.
+
+        :raises PoolerBetween: they don't.
+        """
+        with closing(self._open("dagster_resil")) as second:
+            # Twice each: a pool of two that takes turns would give both the same always.
+            pids = {_backend(first), _backend(first)}
+            _ask(second)
+            answer = _answer(second)
+            if answer is None:
+                # No connection to the server is free. The first's would be, between two statements,
+                # if it were not the first's alone.
+                pids |= {_backend(first), _backend(first)}
+                answer = _answer(second)
+            others = {answer} - {None}
+            for _ in range(_LOOKS if others else 0):
+                others |= {_backend(second), _backend(second)}
+                pids |= {_backend(first), _backend(first)}
+        if len(pids) > 1 or len(others) > 1 or pids & others:
+            raise PoolerBetween(
+                f"{self.describe()} is a connection pooler in transaction mode (PgBouncer, for "
+                "example): what a session sets there would stay behind on the application's "
+                "connections; nothing was set",
+                hint="connect to the server itself, or to a pool in session mode "
+                "(PgBouncer: pool_mode = session)",
+            )
 
     def describe(self) -> str:
         """Return ``host:port/name`` for messages, with its server's name; it holds no secret."""
@@ -197,6 +306,35 @@ class Endpoint:
             env["PGPASSWORD"] = self.password
         env["PGCONNECT_TIMEOUT"] = str(CONNECT_TIMEOUT_S)
         return env
+
+
+def _ask(connection: Connection) -> None:
+    connection.pgconn.send_query(b"SELECT pg_catalog.pg_backend_pid()")
+
+
+def _answer(connection: Connection) -> int | None:
+    """Return the process number of the server that answers; None where none does in time."""
+    pgconn = connection.pgconn
+    deadline = time.monotonic() + _ANSWER_S
+    while pgconn.flush() or pgconn.is_busy():
+        ready, _, _ = select.select([pgconn.socket], [], [], max(0, deadline - time.monotonic()))
+        if not ready:
+            return None
+        pgconn.consume_input()
+    value = None
+    while result := pgconn.get_result():
+        if result.status != psycopg.pq.ExecStatus.TUPLES_OK:
+            raise psycopg.OperationalError(result.get_error_message())
+        value = result.get_value(0, 0)
+    return int(value) if value else None
+
+
+def _backend(connection: Connection) -> int:
+    _ask(connection)
+    answer = _answer(connection)
+    if answer is None:
+        raise psycopg.OperationalError(f"timeout: no answer within {_ANSWER_S} s")
+    return answer
 
 
 def child_environment() -> dict[str, str]:

@@ -103,7 +103,8 @@ class GlobalsFile:
         :raises psycopg.Error: a statement failed: the one that was yielded last.
         """
         row = connection.execute("SELECT pg_catalog.current_database()").fetchone()
-        database = str(row[0]) if row else ""
+        name = str(row[0]) if row else ""
+        database = name.encode(connection.info.encoding, "surrogateescape").decode(*ENCODING)
         if self.encoding != "UTF8":
             connection.execute(f"SET client_encoding = {self.encoding}")
         for statement in self.statements:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import psycopg
 
 from dagster_resil.postgres.connection import Connection
+from dagster_resil.text import shown
 from dagster_resil.vault.model import Collation, Source
 
 
@@ -33,10 +36,11 @@ def read_identity(connection: Connection) -> Source:
     return Source(
         host=info.host,
         port=info.port,
-        database=name,
+        database=_as_addressed(name, connection),
         server_version=server.split()[0],
         system_identifier=_system_identifier(connection),
         encoding=encoding,
+        client_encoding="LATIN1" if _reads_bytes(connection) else "UTF8",
         collation=Collation(
             provider={"c": "libc", "i": "icu", "b": "builtin"}.get(provider, str(provider)),
             collate=collate,
@@ -44,8 +48,20 @@ def read_identity(connection: Connection) -> Source:
             locale=locale_name,
             version=collation_version,
         ),
-        bootstrap_role=role,
+        bootstrap_role=_as_addressed(role, connection),
     )
+
+
+def _reads_bytes(connection: Connection) -> bool:
+    return connection.info.parameter_status("client_encoding") == "LATIN1"
+
+
+def _as_addressed(name: str, connection: Connection) -> str:
+    """Return a name as an address has it, which libpq sends in UTF-8, whatever is behind it."""
+    if _reads_bytes(connection):
+        with suppress(UnicodeDecodeError):
+            return name.encode("latin-1").decode()
+    return shown(name)
 
 
 def _system_identifier(connection: Connection) -> str | None:

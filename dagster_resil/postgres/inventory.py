@@ -9,17 +9,19 @@ them. System schemas are left out too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 from psycopg import sql
+from pydantic import BeforeValidator
 
 from dagster_resil.postgres.connection import Connection
-from dagster_resil.postgres.quoting import has_invalid_bytes
+from dagster_resil.text import is_readable, shown
 from dagster_resil.vault.model import Record
 
 _AROUND = {"ROLE MEMBERSHIP", "ROLE SETTING", "DATABASE SETTING"}
-_INVALID_WORD = re.compile(r" ?[^ ,]*[\ud800-\udfff][^ ,]*")
+_UNREADABLE_WORD = re.compile(r" ?[^ ,]*[\ud800-\udfff][^ ,]*")
 _CHUNK_BYTES = 16 << 20
 """How much of a large object is in the server's memory at once."""
 _LARGE_OBJECTS_AT_ONCE = 1000
@@ -46,7 +48,7 @@ class SchemaDifference:
     def __str__(self) -> str:
         head = " ".join(part for part in (self.kind, self.identity) if part)
         text = f"{head.replace(chr(10), chr(92) + 'n')}: {self.what}"
-        return f"{text}: {self.detail}" if self.detail else text
+        return shown(f"{text}: {self.detail}" if self.detail else text)
 
 
 _OF_TEMPLATE0 = (("COMMENT", "schema public"), ("COMMENT", "extension plpgsql"))
@@ -58,8 +60,8 @@ class Item(Record):
     """One thing of the database, and what of it has to be equal."""
 
     kind: str
-    identity: str
-    properties: str
+    identity: Annotated[str, BeforeValidator(shown)]
+    properties: Annotated[str, BeforeValidator(shown)]
 
 
 class Inventory(Record):
@@ -159,7 +161,7 @@ def _queries(version: int) -> dict[str, str]:
     """Return a query for each part: kind, identity, properties."""
     relation_name = _NAME.format("c.relname")
     own_relation = _own("pg_class", "c.oid", "n.nspname")
-    role = 'r.rolname::pg_catalog.text COLLATE "C"'
+    role = 'r.rolname::pg_catalog.text COLLATE pg_catalog."C"'
     queries = {
         "extensions": (
             "SELECT 'EXTENSION', e.extname, 'version ' || e.extversion || ', schema ' || "
@@ -195,10 +197,11 @@ def _queries(version: int) -> dict[str, str]:
             "'type ' || pg_catalog.format_type(a.atttypid, a.atttypmod) "
             "|| CASE WHEN a.attnotnull THEN ', not null' ELSE '' END "
             "|| CASE WHEN a.atthasdef THEN ', default' ELSE '' END "
-            "|| CASE WHEN a.attidentity <> '' THEN ', identity ' || a.attidentity::text "
+            "|| CASE WHEN a.attidentity <> '' THEN ', identity ' || a.attidentity::pg_catalog.text "
             "ELSE '' END "
-            "|| CASE WHEN a.attgenerated <> '' THEN ', generated ' || a.attgenerated::text "
-            "ELSE '' END || ', storage ' || a.attstorage::pg_catalog.text || ', collation ' || "
+            "|| CASE WHEN a.attgenerated <> '' THEN ', generated ' || "
+            "a.attgenerated::pg_catalog.text ELSE '' END || ', storage ' || "
+            "a.attstorage::pg_catalog.text || ', collation ' || "
             "COALESCE((SELECT collname FROM pg_catalog.pg_collation WHERE oid = a.attcollation), "
             f"'') || COALESCE(', ' || CASE WHEN a.attacl IS NULL THEN NULL "
             f"ELSE {_acl('a.attacl', 'c', 'c.relowner')} END, '') "
@@ -367,9 +370,8 @@ def _queries(version: int) -> dict[str, str]:
         ),
         "memberships": (
             # From 16 on a role may be granted by several grantors, which a restore makes one.
-            "SELECT 'ROLE MEMBERSHIP', m.rolname, 'of ' || pg_catalog.string_agg("
-            f"DISTINCT {role}, ' ' ORDER BY {role}) "
-            "FROM pg_catalog.pg_auth_members a "
+            f"SELECT 'ROLE MEMBERSHIP', m.rolname, pg_catalog.array_agg(DISTINCT {role} "
+            f"ORDER BY {role}) FROM pg_catalog.pg_auth_members a "
             "JOIN pg_catalog.pg_roles r ON r.oid = a.roleid "
             "JOIN pg_catalog.pg_roles m ON m.oid = a.member "
             "WHERE NOT (r.rolname ~ '^pg_' AND m.rolname ~ '^pg_') "
@@ -402,36 +404,25 @@ def _membership_options(version: int) -> str:
 def take_inventory(connection: Connection) -> Inventory:
     """Return the inventory of the connected database, as the transaction's snapshot shows it."""
     version = connection.info.server_version
-    row = connection.execute("SELECT pg_catalog.current_setting('server_encoding')").fetchone()
-    items = _read_items(connection, _queries(version).values())
-    options = _read_items(connection, [_membership_options(version)])
-    if row is not None and row[0] != "SQL_ASCII":  # where any bytes are valid
-        items, options = tuple(_valid(items)), tuple(_valid(options))
-    return Inventory(items=items, membership_options=options)
-
-
-def _valid(items: Iterable[Item]) -> Iterator[Item]:
-    """Leave out what ``globals.sql`` leaves out: names that are not valid in this encoding.
-
-    Roles and settings may have been made from a database of another one.
-    """
-    for item in items:
-        kept = item
-        if item.kind in ("ROLE MEMBERSHIP", "DATABASE"):
-            kept = item.model_copy(update={"properties": _INVALID_WORD.sub("", item.properties)})
-        if kept.kind == "ROLE MEMBERSHIP" and kept.properties == "of":
-            continue
-        if kept.kind in _AROUND and has_invalid_bytes(kept.identity + kept.properties):
-            continue
-        yield kept
+    return Inventory(
+        items=_read_items(connection, _queries(version).values()),
+        membership_options=_read_items(connection, [_membership_options(version)]),
+    )
 
 
 def _read_items(connection: Connection, queries: Iterable[str]) -> tuple[Item, ...]:
-    items = [
-        Item(kind=kind, identity=identity, properties=properties or "")
-        for query in queries
-        for kind, identity, properties in connection.execute(query)
-    ]
+    items = []
+    for query in queries:
+        for kind, identity, properties in connection.execute(query):
+            if isinstance(properties, list):  # of roles
+                roles = [role for role in properties if is_readable(role)]
+                properties = f"of {' '.join(roles)}" if roles else None
+            # globals.sql has no roles of other databases whose names are not in this one's
+            # encoding, and no settings that are not.
+            if kind == "DATABASE":
+                properties = _UNREADABLE_WORD.sub("", properties)
+            if kind not in _AROUND or (properties and is_readable(identity + properties)):
+                items.append(Item(kind=kind, identity=identity, properties=properties or ""))
     return tuple(sorted(items, key=lambda item: (item.kind, item.identity, item.properties)))
 
 

@@ -24,7 +24,7 @@ from psycopg.copy import LibpqWriter
 
 from dagster_resil.crew import Crew
 from dagster_resil.errors import SourceUnreachable, VaultError
-from dagster_resil.postgres.archive import Section, TableOfContents, codec
+from dagster_resil.postgres.archive import Section, TableOfContents
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.globals_file import NotAsWritten, Part, read_globals_file
 from dagster_resil.postgres.looking import looking_tables
@@ -185,7 +185,7 @@ class Rows:
     """A part of a table's rows.
 
     :param table: the table's schema and name.
-    :param statement: the COPY that takes them.
+    :param statement: the COPY that takes them, in the rows' encoding.
     :param part: the name of the object that holds them, gzip of COPY's text.
     :param size: of the object, in bytes.
     :param is_last: whether it ends the table's data.
@@ -193,7 +193,7 @@ class Rows:
     """
 
     table: tuple[str, str]
-    statement: str
+    statement: bytes
     part: str
     size: int
     is_last: bool
@@ -269,13 +269,12 @@ class RowLoader(Crew):
                 self.stopping.set()
 
     def _load(self, connection: Connection, part: Rows) -> None:
-        statement = part.statement.encode(codec(self._encoding), "surrogateescape")
         with connection.cursor() as cursor:
             # Sent at once: libpq moves all that it still has to send with each piece that it could.
             writer = LibpqWriter(cursor, flush_threshold=0)
             with part.open() as chunks:
                 try:
-                    with cursor.copy(statement, writer=writer) as copy:
+                    with cursor.copy(part.statement, writer=writer) as copy:
                         end = b"\n"
                         for text in inflated(self._counted(chunks)):
                             copy.write(text)

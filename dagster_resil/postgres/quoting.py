@@ -11,8 +11,7 @@ import re
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CONTROL_OR_BACKSLASH = re.compile(r"[\x00-\x1f\x7f\\]")
-_NOT_SHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\\\udc80-\udcff]")
-_INVALID = re.compile(r"[\ud800-\udfff]")
+_TO_ESCAPE = re.compile(r"[\x00-\x1f\x7f-\x9f\\\udc80-\udcff]")
 _READABLE = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f"}
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{1,2})|([0-7]{1,3})|(.))", re.DOTALL)
@@ -80,21 +79,16 @@ def _escaped(found: re.Match[str]) -> str:
     return chr(int(found[1], 16) if found[1] else int(found[2], 8))
 
 
-def has_invalid_bytes(text: str) -> bool:
-    """Return whether a text has bytes that were no UTF-8, which are lone surrogates in it."""
-    return _INVALID.search(text) is not None
-
-
-def shown(text: str) -> str:
+def escaped(text: str) -> str:
     """Return a text for messages and lists, each other text another one.
 
     Control characters, bytes that are no UTF-8 (which psycopg reads as lone surrogates) and
     backslashes are escaped.
     """
-    return _NOT_SHOWN.sub(_shown_escape, text)
+    return _TO_ESCAPE.sub(_escape, text)
 
 
-def _shown_escape(found: re.Match[str]) -> str:
+def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
     if found[0] in _READABLE:
         return _READABLE[found[0]]

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 
 from dagster_resil.postgres.connection import Connection
 from dagster_resil.postgres.inventory import Item, SchemaDifference
-from dagster_resil.postgres.quoting import has_invalid_bytes, shown
+from dagster_resil.postgres.quoting import escaped
+from dagster_resil.text import is_readable
 
 SERVER_KINDS = frozenset({"ROLE", "PARAMETER", "TABLESPACE"})
 """What all databases of a server share."""
@@ -42,11 +43,9 @@ def take_server_inventory(connection: Connection) -> tuple[Item, ...]:
 
     :param connection: with ISO dates, in UTC.
     """
-    row = connection.execute("SELECT pg_catalog.current_setting('server_encoding')").fetchone()
-    any_bytes = row is not None and row[0] == "SQL_ASCII"
 
     def fits(*texts: str | None) -> bool:
-        return any_bytes or not any(text and has_invalid_bytes(text) for text in texts)
+        return all(text is None or is_readable(text) for text in texts)
 
     found: _Lines = {}
     for name, predefined, *flags, limit, until, comment in connection.execute(
@@ -77,9 +76,9 @@ def take_server_inventory(connection: Connection) -> tuple[Item, ...]:
         if fits(name, owner, location):
             place = "" if location.startswith("pg_tblspc/") else location
             found["TABLESPACE", name] = [
-                f"owner {shown(owner or '')}",
-                _LOCATION + shown(place),
-                *(f"option {shown(option)}" for option in options or ()),
+                f"owner {escaped(owner or '')}",
+                _LOCATION + escaped(place),
+                *(f"option {escaped(option)}" for option in options or ()),
                 *([_comment(comment)] if comment is not None and fits(comment) else []),
             ]
     grants = connection.execute(
@@ -106,7 +105,7 @@ def take_server_inventory(connection: Connection) -> tuple[Item, ...]:
     ).fetchall():
         found["DATABASE", ""] = [f"IS_TEMPLATE {'true' if template else 'false'}"]
     return tuple(
-        Item(kind=kind, identity=shown(name), properties="\n".join(lines))
+        Item(kind=kind, identity=escaped(name), properties="\n".join(lines))
         for (kind, name), lines in sorted(found.items())
         if lines
     )
@@ -118,7 +117,7 @@ def _add_grants(
     """Add grants; who has granted them is left out, which a restore makes the owner."""
     granted: defaultdict[str, dict[tuple[str, str], bool]] = defaultdict(dict)
     for name, grantee, privilege, grantable in grants:
-        to = "PUBLIC" if grantee is None else f"role {shown(grantee)}"
+        to = "PUBLIC" if grantee is None else f"role {escaped(grantee)}"
         of_name = granted[name]
         of_name[to, privilege] = of_name.get((to, privilege), False) or grantable
     for name, of_name in granted.items():
@@ -139,7 +138,7 @@ def changed_bootstrap_role(items: Iterable[Item], name: str) -> bool:
     return any(
         tuple(_but_comment(item)) != INITIAL_ROLE
         for item in items
-        if (item.kind, item.identity) == ("ROLE", shown(name))
+        if (item.kind, item.identity) == ("ROLE", escaped(name))
     )
 
 
@@ -160,11 +159,11 @@ def compare_server_inventories(
     :param locations: of tablespaces, by their names, as ``globals.sql`` has them: a scratch server
         has them elsewhere. None where it has no tablespaces.
     """
-    where = {shown(name): shown(place) for name, place in (locations or {}).items()}
+    where = {escaped(name): escaped(place) for name, place in (locations or {}).items()}
 
     def lines(item: Item) -> tuple[str, ...]:
         found = item.properties.split("\n")
-        if (item.kind, item.identity) == ("ROLE", shown(bootstrap_role)):
+        if (item.kind, item.identity) == ("ROLE", escaped(bootstrap_role)):
             found = [line for line in found if line.startswith(_COMMENT)]
         return tuple(sorted(found))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from psycopg import sql
 
 from dagster_resil.postgres.connection import Connection
@@ -12,6 +14,12 @@ _SETTINGS = {
     "IntervalStyle": "postgres",
     "extra_float_digits": "3",
     "bytea_output": "hex",
+    "xmlbinary": "base64",
+    "quote_all_identifiers": "off",
+    # …text is read as it is written, and a comparison is one…
+    "standard_conforming_strings": "on",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
     "lc_monetary": "C",
     "xmloption": "content",
     "TimeZone": "UTC",
@@ -21,17 +29,74 @@ _SETTINGS = {
     "row_security": "off",
     # …a scan begins at the first page…
     "synchronize_seqscans": "off",
-    # …and no time-out of the role or database ends a long read.
+    # …a standby refuses queries of the isolation level that some databases have by default…
+    "default_transaction_isolation": "read committed",
+    # …and neither an error nor a time-out of the role or database ends a session.
+    "exit_on_error": "off",
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
 }
+
+# What pg_dump's and psql's sessions leave to the database and the login.
+FOR_DUMPS = {
+    name: _SETTINGS[name]
+    for name in (
+        "bytea_output",
+        "quote_all_identifiers",
+        "standard_conforming_strings",
+        "default_transaction_isolation",
+    )
+}
+FOR_RESTORES = {name: _SETTINGS[name] for name in ("array_nulls", "transform_null_equals")}
+
+# Only who may set it can begin a session with it.
+_LOGIN_TRIGGERS = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger
+                WHERE evtevent = 'login' AND evtenabled <> 'D')
+"""
+_MAY_DISABLE_TRIGGERS = """
+SELECT pg_catalog.has_parameter_privilege(session_user, 'event_triggers', 'SET')
+"""
+
+
+def differing(connection: Connection, wanted: Mapping[str, str]) -> dict[str, str]:
+    """Return which of the wanted settings a session does not begin with.
+
+    Those have to be told to later ones at their start. Nothing must be set in this one so far.
+    """
+    names = list(wanted)
+    row = connection.execute(
+        sql.SQL("SELECT {}").format(
+            sql.SQL(", ").join(
+                sql.SQL("pg_catalog.current_setting({})").format(sql.Literal(name))
+                for name in names
+            )
+        )
+    ).fetchone()
+    found = dict(zip(names, row or (), strict=True))
+    return {name: value for name, value in wanted.items() if found[name] != value}
+
+
+def without_login_triggers(connection: Connection, *, soon: bool = False) -> dict[str, str]:
+    """Return the settings with which later sessions do not run the database's login triggers.
+
+    There are none before version 17, nor for a login that may not set it.
+
+    :param soon: whether the database is about to get one.
+    """
+    if connection.info.server_version < 170000:
+        return {}
+    if not soon and connection.execute(_LOGIN_TRIGGERS).fetchone() != (True,):
+        return {}
+    may = connection.execute(_MAY_DISABLE_TRIGGERS).fetchone() == (True,)
+    return {"event_triggers": "off"} if may else {}
 
 
 def settle(connection: Connection, *, lock_timeout_s: float = 60, gentle: bool = False) -> None:
     """Prepare a session for reading; needs to come before its first transaction's reads.
 
-    :param gentle: on a source, no parallel workers (one connection costs one core), and no
-        compiler, which takes longer than it saves on one pass over a table.
+    :param gentle: on a source, nothing is written, there are no parallel workers (one connection
+        costs one core), and no compiler, which takes longer than it saves on one pass over a table.
     """
     connection.execute(
         settling(connection.info.server_version, lock_timeout_s=lock_timeout_s, gentle=gentle)
@@ -49,6 +114,7 @@ def settling(
     if gentle:
         settings["max_parallel_workers_per_gather"] = "0"
         settings["jit"] = "off"
+        settings["default_transaction_read_only"] = "on"
     if server_version >= 140000:
         settings["idle_session_timeout"] = "0"
     if server_version >= 170000:

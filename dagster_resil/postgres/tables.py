@@ -83,7 +83,7 @@ SELECT c.oid, n.nspname, c.relname, c.relfilenode, pg_catalog.pg_table_size(c.oi
   LEFT JOIN pg_catalog.pg_am a ON a.oid = c.relam
  WHERE c.relkind = 'r' AND c.relpersistence <> 't'
    AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
- ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"
+ ORDER BY n.nspname COLLATE pg_catalog."C", c.relname COLLATE pg_catalog."C"
 """
 
 _MOVING = """

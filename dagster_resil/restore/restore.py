@@ -8,16 +8,18 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from dagster_resil.errors import NoSpace, RestoreFailed, SourceUnreachable, VaultUnreachable
 from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.postgres.inventory import Item
 from dagster_resil.postgres.load import LoadSettings, apply_globals, load_archive
 from dagster_resil.postgres.programs import Programs, client_for, server_for
 from dagster_resil.postgres.scratch import keep, need_room, scratch_bytes, scratch_server, sweep
+from dagster_resil.postgres.session import FOR_RESTORES, differing, without_login_triggers
 from dagster_resil.process import DAY_S, ProcessTimeout
 from dagster_resil.progress import Progress, silent
 from dagster_resil.restore.guard import check_target
@@ -210,11 +212,17 @@ def restore_backup(
     """
     settings = settings or RestoreSettings()
     sweep(settings.work_dir)
+    target = replace(target, ascii_encoding=manifest.source.client_encoding)
     begun = time.monotonic()
     seconds: dict[str, float] = {}
     with _explained(), ExitStack() as stack:
         with _reached(target) as connection:
             identity = check_target(connection, manifest, replace=settings.replace)
+            no_triggers = without_login_triggers(connection, soon=True)
+            has_login_triggers = bool(without_login_triggers(connection))
+            wanted = differing(connection, FOR_RESTORES)
+            unwatched = target.with_settings(connection, wanted | no_triggers)
+            target = target.with_settings(connection, wanted)
         dumped_by = int(manifest.tools["pg_dump"].split(".")[0])
         programs = client_for(max(dumped_by, manifest.source.major))
         restorer = archive_programs(manifest, programs)
@@ -222,6 +230,10 @@ def restore_backup(
         archive, expected = _fetched(Backups(vault), manifest, space, 0, settings, progress)
         folder = archive.folder
         seconds["fetch"] = round(time.monotonic() - begun, 3)
+        if has_login_triggers:
+            target = unwatched
+        elif not any(map(_is_login_trigger, expected.inventory.items)):
+            unwatched = target
         if identity.major == manifest.source.major:
             with _reached(target) as connection:
                 keep_extension_versions(archive, expected, connection)
@@ -232,7 +244,7 @@ def restore_backup(
         checks = [intact, _clean(identity.server_version, seconds["restore"])]
         began = time.monotonic()
         compared = compare_database(
-            target,
+            unwatched,  # a login trigger may write into what is compared
             manifest,
             expected,
             folder,
@@ -268,6 +280,10 @@ def _reached(target: Endpoint) -> Iterator[Any]:
         raise RestoreFailed(f"the target: {error.message}", hint=error.hint) from error
     with connection:
         yield connection
+
+
+def _is_login_trigger(item: Item) -> bool:
+    return item.kind == "EVENT TRIGGER" and ", on login, " in item.properties
 
 
 def _load(

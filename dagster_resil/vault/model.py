@@ -68,9 +68,17 @@ class Source(Record):
     system_identifier: str | None
     """pg_control_system(): the same for a server and its physical copies, another for any other."""
     encoding: str
+    client_encoding: Literal["UTF8", "LATIN1"] = "UTF8"
+    """The encoding in which its names were read: LATIN1 of a database of encoding SQL_ASCII, where
+    each character stands for a byte."""
     collation: Collation
     bootstrap_role: str
     """The name of the role with OID 10, which owns what initdb made."""
+
+    @property
+    def text_encoding(self) -> str:
+        """Return the encoding that turns names back into the bytes that the archive has."""
+        return self.client_encoding if self.encoding == "SQL_ASCII" else self.encoding
 
     @property
     def major(self) -> int:

@@ -24,7 +24,7 @@ from dagster_resil.errors import (
     VaultError,
     VaultUnreachable,
 )
-from dagster_resil.postgres.archive import ArchiveUnreadable, TableOfContents, read_contents
+from dagster_resil.postgres.archive import ArchiveUnreadable, TableOfContents, codec, read_contents
 from dagster_resil.postgres.load import Rows
 from dagster_resil.progress import Progress, Step
 from dagster_resil.vault.backups import Backups, manifest_name
@@ -189,7 +189,7 @@ class Archive:
                 self._read(toc, lambda chunks: read.append(b"".join(chunks)))
             if not read:
                 return []  # noted
-            self._contents = read_contents(read[-1], self._manifest.source.encoding)
+            self._contents = read_contents(read[-1], self._manifest.source.text_encoding)
         except ArchiveUnreadable as error:
             return [error.message]
         named = {
@@ -294,7 +294,9 @@ class Archive:
     def rows(self) -> list[Rows]:
         """Return the parts that are to be streamed, those of the largest table first."""
         statements = {
-            entry.file_name: entry.copy_statement
+            entry.file_name: entry.copy_statement.encode(
+                codec(self.contents.encoding), "surrogateescape"
+            )
             for entry in self.contents.of_kind("TABLE DATA")
             if entry.file_name and entry.copy_statement
         }

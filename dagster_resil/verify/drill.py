@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import pandas as pd
@@ -238,6 +238,7 @@ def _compare(
     manifest: Manifest, clone: Instance, endpoint: Endpoint, jobs: int, progress: Progress
 ) -> _Compared:
     """Compare a clone's tables with what a backup knows of its moment."""
+    endpoint = replace(endpoint, ascii_encoding=manifest.source.client_encoding)
     unreadable, unlogged = _not_to_compare(endpoint)
     restored = read_tables(
         endpoint,

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from dagster_resil.postgres.inventory import (
 )
 from dagster_resil.postgres.load import Loaded, LoadSettings, apply_globals, load_archive
 from dagster_resil.postgres.programs import Programs, client_for, server_for
-from dagster_resil.postgres.quoting import shown
+from dagster_resil.postgres.quoting import escaped
 from dagster_resil.postgres.scratch import (
     ScratchServer,
     need_room,
@@ -438,6 +438,7 @@ def load_into_scratch(
         encoding=manifest.source.encoding,
         collation=manifest.source.collation,
     )
+    target = replace(target, ascii_encoding=manifest.source.client_encoding)
     roles = archive.folder / "globals.sql"
     loaded = apply_globals(target, roles, part="roles")
     if not loaded.clean:
@@ -646,7 +647,7 @@ def _globals_not_compared(
         found.append("tablespaces (the scratch server makes none in its own folder)")
     role = manifest.source.bootstrap_role
     if changed_bootstrap_role(expected.globals or (), role):
-        found.append(f"attributes of role {shown(role)} (a server has it before a restore)")
+        found.append(f"attributes of role {escaped(role)} (a server has it before a restore)")
     return tuple(found)
 
 

@@ -23,6 +23,7 @@ from dagster_resil.postgres.inventory import SchemaDifference, compare_inventori
 from dagster_resil.postgres.load import HARMLESS
 from dagster_resil.postgres.programs import Programs
 from dagster_resil.postgres.server import dies_with_us
+from dagster_resil.postgres.session import FOR_DUMPS, differing
 from dagster_resil.process import Child
 
 __all__ = [
@@ -175,6 +176,7 @@ def dump_schema(programs: Programs, endpoint: Endpoint) -> str:
     with endpoint.connect(autocommit=True) as connection:
         row = connection.execute("SELECT pg_catalog.current_setting('server_encoding')").fetchone()
         encoding = str(row[0]) if row else "UTF8"
+        endpoint = endpoint.with_settings(connection, differing(connection, FOR_DUMPS))
     with tempfile.TemporaryDirectory(prefix="resil-schema-") as folder:
         file = Path(folder) / "schema.sql"
         with Child(

@@ -27,7 +27,7 @@ from dagster_resil.vault.backups import Backups, Entry
 from dagster_resil.vault.base import Vault
 from dagster_resil.verify.prove import verify_backup
 from dagster_resil.verify.verdict import Verdict
-from tests.conftest import Source, majors, run_server
+from tests.conftest import Source, majors, owner_session, run_server
 
 ROWS = """
 CREATE TABLE account (id int PRIMARY KEY, amount int NOT NULL, note text);
@@ -45,7 +45,7 @@ def listed(vault: Vault) -> tuple[Entry, ...]:
 
 def _write(endpoint: Endpoint, stop: threading.Event) -> int:
     done = 0
-    with endpoint.connect(autocommit=True) as connection:
+    with owner_session(endpoint) as connection:
         while not stop.is_set():
             connection.execute(
                 "WITH moved AS (UPDATE account SET amount = amount + CASE WHEN id = %s THEN 1 "

@@ -18,7 +18,7 @@ from dagster_resil.vault.base import Vault
 from dagster_resil.vault.model import Manifest, Table
 from dagster_resil.verify.prove import verify_backup
 from dagster_resil.verify.verdict import Verdict
-from tests.conftest import Source
+from tests.conftest import Source, owner_session
 
 PART_BYTES = 1 << 15
 
@@ -264,7 +264,7 @@ def test_every_row_of_odd_tables_is_in_one_part(source: Source, vault: Vault) ->
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1", "EUC_JP"])
 def test_bytes_that_are_no_utf8_come_back(one_source: Source, vault: Vault, encoding: str) -> None:
     endpoint = one_source.create(options=f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'")
-    with endpoint.connect(autocommit=True) as connection:
+    with owner_session(endpoint) as connection:
         connection.execute("CREATE TABLE t (a int, b text)")
         connection.execute(
             "CREATE FUNCTION raw(bytea) RETURNS text LANGUAGE sql AS "

@@ -16,7 +16,7 @@ from dagster_resil.cli import cli
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.vault import open_vault
 from dagster_resil.verify.prove import verify_backup
-from tests.conftest import Source
+from tests.conftest import Source, owner_session
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_what_has_just_ended_is_told(one_source: Source, monkeypatch: pytest.Mon
         assert held.in_progress == 0
 
     def commit_something(seconds: float) -> None:
-        with endpoint.connect() as connection:
+        with owner_session(endpoint, autocommit=False) as connection:
             connection.execute("INSERT INTO t VALUES (1)")
 
     monkeypatch.setattr(
@@ -59,7 +59,7 @@ def test_what_is_about_to_end_is_told(one_source: Source) -> None:
     """Its commit may be timed before the snapshot, which does not show it."""
     endpoint = one_source.create()
     one_source.execute(endpoint, "CREATE TABLE t (x int)")
-    with endpoint.connect() as connection:
+    with owner_session(endpoint, autocommit=False) as connection:
         connection.execute("INSERT INTO t VALUES (1)")
         with hold_snapshot(endpoint, lock_timeout_s=5) as held:
             assert held.in_progress == 1

@@ -25,6 +25,7 @@ from dagster_resil.vault.model import Receipt
 from dagster_resil.verify.prove import CHECKS
 from dagster_resil.verify.verdict import Verdict
 from tests.components.conftest import ASSET, Project, component, failure, restored
+from tests.conftest import owner_session
 
 
 def test_a_materialization_is_taken_and_proved(project: Project) -> None:
@@ -186,7 +187,9 @@ def test_a_backup_is_restored_into_a_scratch_server_that_stays(project: Project)
     assert metadata["verdict"].value == "PASS"
     kept = Path(address.split("passfile=")[1].strip("\"'")).parent
     try:
-        with Endpoint.parse(address.removeprefix('psql "').removesuffix('"')).connect() as there:
+        with owner_session(
+            Endpoint.parse(address.removeprefix('psql "').removesuffix('"')), autocommit=False
+        ) as there:
             assert there.execute("SELECT count(*) FROM item").fetchone() == (500,)
         sweep()
         assert kept.exists(), "its time is not over"
@@ -209,7 +212,7 @@ def test_a_backup_is_restored_into_an_empty_database(
     }
     result = project.run("app_restore", partition_key=project.open, run_config=config)
     assert result.success, failure(result)
-    with target.connect() as connection:
+    with owner_session(target, autocommit=False) as connection:
         assert connection.execute("SELECT count(*) FROM item").fetchone() == (500,)
 
     again = project.run("app_restore", partition_key=project.open, run_config=config)

@@ -12,7 +12,7 @@ from dagster_resil.demo.databases import DemoFailed, create_database, load
 from dagster_resil.errors import ConfigurationError
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.process import run
-from tests.conftest import Source
+from tests.conftest import Source, owner_session
 
 Which = Literal["shop", "hostile"]
 SCALE = 0.01
@@ -37,7 +37,7 @@ SET extra_float_digits = 3; SET bytea_output = hex; SET statement_timeout = 0
 def _contents(endpoint: Endpoint) -> dict[tuple[str, ...], tuple[object, ...]]:
     """Return what is in a database, in a form of this test's own: rows as text, sorted."""
     found: dict[tuple[str, ...], tuple[object, ...]] = {}
-    with endpoint.connect(autocommit=True) as connection:
+    with owner_session(endpoint) as connection:
         connection.execute(SESSION)
         for schema, name, columns in connection.execute(TABLES).fetchall():
             row = sql.SQL(", ").join(sql.Identifier("the row", column) for column in columns)
@@ -112,7 +112,7 @@ def test_the_whole_shop_is_about_100_mb(one_source: Source) -> None:
 
     load(endpoint, one_source.programs, "shop")
 
-    with endpoint.connect() as connection:
+    with owner_session(endpoint, autocommit=False) as connection:
         (size_bytes,) = _one(connection, "SELECT pg_database_size(current_database())")
     assert isinstance(size_bytes, int)
     assert 90e6 < size_bytes < 130e6
@@ -121,7 +121,7 @@ def test_the_whole_shop_is_about_100_mb(one_source: Source) -> None:
 def test_every_kind_of_thing_is_in_the_shop(one_source: Source) -> None:
     endpoint = _loaded(one_source, "shop")
 
-    with endpoint.connect() as connection:
+    with owner_session(endpoint, autocommit=False) as connection:
         (kinds,) = _one(
             connection,
             "SELECT array_agg(DISTINCT relkind::text) FROM pg_class "
@@ -141,7 +141,7 @@ def test_every_kind_of_thing_is_in_the_shop(one_source: Source) -> None:
 def test_the_shop_works(one_source: Source) -> None:
     endpoint = _loaded(one_source, "shop")
 
-    with endpoint.connect() as connection:
+    with owner_session(endpoint, autocommit=False) as connection:
         connection.execute("SET ROLE shop_app")
         connection.execute("DELETE FROM order_items WHERE order_id = 7")
         connection.execute(
@@ -156,7 +156,7 @@ def test_the_shop_works(one_source: Source) -> None:
 def test_the_reader_may_only_read(one_source: Source) -> None:
     endpoint = _loaded(one_source, "shop")
 
-    with endpoint.connect() as connection:
+    with owner_session(endpoint, autocommit=False) as connection:
         connection.execute("SET ROLE shop_reader")
         connection.execute("SELECT count(*) FROM reporting.open_orders")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -172,7 +172,7 @@ def test_the_name_of_the_database_may_be_odd(source: Source, which: Which) -> No
 
     load(endpoint, source.programs, which, scale=SCALE)
 
-    with endpoint.connect() as connection:
+    with owner_session(endpoint, autocommit=False) as connection:
         assert _one(connection, "SHOW timezone") == (
             ("UTC",) if which == "shop" else ("Asia/Kathmandu",)
         )

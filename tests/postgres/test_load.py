@@ -16,7 +16,7 @@ from dagster_resil.postgres import load
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.load import END_OF_DATA, RowLoader, Rows, inflated, without_values
 from dagster_resil.process import Completed
-from tests.conftest import Source
+from tests.conftest import Source, owner_session
 
 # --- gzip -----------------------------------------------------------------------------------------
 
@@ -86,7 +86,7 @@ def rows(data: bytes, *, number: int = 0, is_last: bool = True) -> Rows:
 
     return Rows(
         table=("public", "t"),
-        statement="COPY public.t (a, b) FROM stdin;\n",
+        statement=b"COPY public.t (a, b) FROM stdin;\n",
         part=f"archive/t.gz.{number:04d}",
         size=len(data),
         is_last=is_last,
@@ -108,7 +108,7 @@ def target(one_source: Source) -> Endpoint:
 
 
 def count(endpoint: Endpoint) -> int:
-    with endpoint.connect() as connection:
+    with owner_session(endpoint, autocommit=False) as connection:
         row = connection.execute("SELECT count(*) FROM t").fetchone()
     assert row is not None
     return int(row[0])
@@ -168,7 +168,7 @@ def test_no_row_gets_into_a_log_by_way_of_psycopg(
 
     def copy_until_something_else_fails() -> None:
         with (
-            endpoint.connect() as connection,
+            owner_session(endpoint, autocommit=False) as connection,
             connection.cursor() as cursor,
             cursor.copy("COPY t FROM STDIN") as copy,
         ):

@@ -13,7 +13,7 @@ from psycopg import sql
 from dagster_resil.backup.take import take_backup
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.inventory import Item, take_inventory
-from dagster_resil.postgres.quoting import quoted_value, shown
+from dagster_resil.postgres.quoting import escaped, quoted_value
 from dagster_resil.postgres.server import hand_over
 from dagster_resil.postgres.server_inventory import take_server_inventory
 from dagster_resil.postgres.session import settle
@@ -193,7 +193,9 @@ def test_the_whole_file_runs_by_hand(
         assert there[0] == here[0]
         moved = [
             item.model_copy(
-                update={"properties": item.properties.replace(shown(other_place), shown(place[0]))}
+                update={
+                    "properties": item.properties.replace(escaped(other_place), escaped(place[0]))
+                }
             )
             for item in there[1]
         ]

@@ -81,7 +81,7 @@ class Archive:
         if not self._clusters.alive(instance) or self._clusters.hold_file(instance).exists():
             return False
         with self._clusters.admin(instance, ADMIN) as connection:
-            connection.execute("UPDATE heartbeat SET at = clock_timestamp()")
+            connection.execute("UPDATE public.heartbeat SET at = clock_timestamp()")
             row = connection.execute("SELECT pg_walfile_name(pg_switch_wal())").fetchone()
         segment = self._clusters.archive(instance) / str(row[0] if row else "")
         deadline = time.monotonic() + timeout_s

@@ -643,8 +643,8 @@ def _make_template(programs: Programs, data: Path, socket_dir: Path, password: s
             connection.execute(f"REVOKE CONNECT, TEMP ON DATABASE {ADMIN} FROM PUBLIC")
             connection.execute(f"ALTER DATABASE postgres OWNER TO {SUPERUSER}")
         with server.endpoint(ADMIN).connect(autocommit=True) as connection:
-            connection.execute("CREATE TABLE heartbeat (at timestamptz NOT NULL)")
-            connection.execute("INSERT INTO heartbeat VALUES (clock_timestamp())")
+            connection.execute("CREATE TABLE public.heartbeat (at timestamptz NOT NULL)")
+            connection.execute("INSERT INTO public.heartbeat VALUES (clock_timestamp())")
     finally:
         server.stop(how=signal.SIGINT)
     # It is shut down and needs none; each copy begins its WAL anew.
