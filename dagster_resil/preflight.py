@@ -128,7 +128,7 @@ def _scratch(source: Source | None, work_dir: Path | None) -> Iterator[Finding]:
 def _database(endpoint: Endpoint, work_dir: Path | None, purpose: Purpose) -> Iterator[Finding]:
     try:
         if purpose == "backup":
-            endpoint, _ = as_reader(endpoint)
+            endpoint = as_reader(endpoint).endpoint
         with endpoint.connect(autocommit=True) as connection:
             settle(connection, gentle=True)
             source = read_identity(connection)

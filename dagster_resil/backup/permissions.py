@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import psycopg
 from psycopg import sql
 
 from dagster_resil.errors import BackupFailed, PermissionMissing
 from dagster_resil.postgres.archive import codec
+from dagster_resil.postgres.catalogues import money_settings
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.session import FOR_DUMPS, differing, without_login_triggers
 from dagster_resil.postgres.tables import Relation, list_tables
@@ -53,15 +56,30 @@ SELECT DISTINCT r.oid, r.rolname FROM pg_catalog.pg_roles r
 """
 
 
-def as_reader(endpoint: Endpoint) -> tuple[Endpoint, int]:
-    """Return a source's address for all that reads, and its server's version (150018 for 15.18).
+@dataclass(frozen=True)
+class Reader:
+    """How a source is read.
 
-    Sessions to it see what a backup has to hold, whatever is set for the database or the login.
+    :param endpoint: its address for all that reads. Sessions to it see what a backup has to hold,
+        whatever is set for the database or the login.
+    :param server_version: 150018 for 15.18.
+    :param monetary_locale: the locale that writes its values of type money; None where it has none.
+    """
+
+    endpoint: Endpoint
+    server_version: int
+    monetary_locale: str | None
+
+
+def as_reader(endpoint: Endpoint) -> Reader:
+    """Return how a source is read.
 
     :raises SourceUnreachable: no connection.
     """
     with endpoint.connect(autocommit=True) as connection:
-        settings = differing(connection, FOR_DUMPS) | without_login_triggers(connection)
+        money = money_settings(connection)
+        row = connection.execute("SELECT pg_catalog.current_setting('lc_monetary')").fetchone()
+        settings = differing(connection, FOR_DUMPS | money) | without_login_triggers(connection)
         acts_as = differing(connection, {"role": "none"})
         if acts_as:
             connection.execute("SELECT pg_catalog.set_config('role', 'none', false)")
@@ -70,9 +88,10 @@ def as_reader(endpoint: Endpoint) -> tuple[Endpoint, int]:
             except PermissionMissing:
                 # The login may read by way of that role alone, or not at all.
                 acts_as = {}
-        return (
+        return Reader(
             endpoint.with_settings(connection, settings | acts_as),
             connection.info.server_version,
+            str(row[0]) if row and money else None,
         )
 
 

@@ -188,10 +188,10 @@ def take_backup(
     _sweep_vault(backups, name, settings)
     sweep(settings.work_dir)
     with Workspace(settings.work_dir) as space:
-        source, server_version = as_reader(source)
-        programs = client_for(server_version // 10000)
+        reader = as_reader(source)
+        programs = client_for(reader.server_version // 10000)
         attempt = _Attempt(
-            source,
+            reader.endpoint,
             backups,
             name,
             partition,
@@ -206,7 +206,7 @@ def take_backup(
             try:
                 taken, backup_id = _take(attempt, begin, progress, between)
             except _UNREADABLE as error:
-                raise unreadable_text(source, error) from None
+                raise unreadable_text(reader.endpoint, error) from None
             dumped_s = time.monotonic() - begun
             objects = _keep(attempt, backup_id, taken, progress)
             finished_at = datetime.now(UTC)
@@ -218,7 +218,9 @@ def take_backup(
                 recovered=recovered,
                 left_out=taken.left_out,
                 partition=_placed(partition, taken.snapshot.taken_at, settings.grace_s),
-                source=taken.source.model_copy(update={"instance": instance}),
+                source=taken.source.model_copy(
+                    update={"instance": instance, "monetary_locale": reader.monetary_locale}
+                ),
                 snapshot=taken.snapshot,
                 tools={
                     "pg_dump": programs.version,

@@ -375,8 +375,15 @@ def comments_left_out(connection: Connection) -> list[str]:
     return [row[0] for row in connection.execute(_COMMENTS)]
 
 
-def uses_money(connection: Connection) -> bool:
-    """Return whether values of type money are kept, which a locale writes."""
+def money_settings(connection: Connection) -> dict[str, str]:
+    """Return the settings for dumping values of type money, if there are any.
+
+    A locale writes them, and only the same locale reads them. Every machine has "C".
+    """
+    return {"lc_monetary": "C"} if _uses_money(connection) else {}
+
+
+def _uses_money(connection: Connection) -> bool:
     row = connection.execute(
         _used(connection.info.server_version) + "SELECT EXISTS (SELECT FROM used WHERE oid = "
         "'pg_catalog.money'::pg_catalog.regtype)"

@@ -72,6 +72,9 @@ class Source(Record):
     """The encoding in which its names were read: LATIN1 of a database of encoding SQL_ASCII, where
     each character stands for a byte."""
     collation: Collation
+    monetary_locale: str | None = None
+    """The locale by which it writes values of type money; None where it has none, and of earlier
+    releases."""
     bootstrap_role: str
     """The name of the role with OID 10, which owns what initdb made."""
 

@@ -575,6 +575,8 @@ def compare_database(
         lacking = [error for each in applied if each.environment for error in each.errors]
         if lacking:
             unsettled = unsettled or f"globals.sql could not be applied here: {lacking[0]}"
+        # What it did not come to is not there, for a reason that is the machine's.
+        ignored = _IN_GLOBALS if lacking else frozenset[str]()
         differences += [
             difference
             for difference in [
@@ -583,24 +585,48 @@ def compare_database(
                     connection, manifest, expected, globals_file if with_tablespaces else None
                 ),
             ]
-            if own_server or not is_about_the_server(difference)
+            if (own_server or not is_about_the_server(difference))
+            and difference.kind not in ignored
         ]
         versions = [each for each in differences if each.kind == EXTENSION_VERSION]
         if versions and len(versions) == len(differences):
             # It is the server that lacks the source's: that says nothing about the backup.
             unsettled = unsettled or f"extension {versions[0].identity} {versions[0].detail}"
             differences = []
+        contents = _with_money(contents_check(comparison), connection, manifest.source)
     return Comparison(
         comparison,
         (
             row_counts_check(comparison),
-            contents_check(comparison),
+            contents,
             schema_check(differences, expected, unsettled=unsettled),
         ),
         _globals_not_compared(
             manifest, expected, own_server=own_server, with_tablespaces=with_tablespaces
         ),
     )
+
+
+def _with_money(check: Check, connection: Connection, source: Source) -> Check:
+    """Make a PASS INCONCLUSIVE where values of type money can't be seen as the source shows them.
+
+    The numbers of cents are equal then; how many decimals they have depends on the locale.
+    """
+    locale = source.monetary_locale
+    if check.verdict is not Verdict.PASS or locale is None:
+        return check
+    try:
+        connection.execute("SELECT pg_catalog.set_config('lc_monetary', %s, true)", [locale])
+    except psycopg.errors.InvalidParameterValue:
+        return check.model_copy(
+            update={
+                "verdict": Verdict.INCONCLUSIVE,
+                "summary": f"the source writes values of type money by locale {locale!r}, which is "
+                "not on this machine (Debian: apt install locales; localedef -i "
+                f"{locale.split('.')[0]} -f UTF-8 {locale}); the numbers in it are equal",
+            }
+        )
+    return check
 
 
 def _in_place(connection: Connection) -> bool:
@@ -657,6 +683,9 @@ def _same_dumper(manifest: Manifest, fallback: Programs) -> Programs:
         if found.version == manifest.tools["pg_dump"]:
             return found
     return fallback
+
+
+_IN_GLOBALS = SERVER_KINDS | {"ROLE MEMBERSHIP", "ROLE SETTING", "DATABASE SETTING", "DATABASE"}
 
 
 def is_about_the_server(difference: SchemaDifference) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from dagster_resil.errors import CannotProve
 from dagster_resil.postgres.archive import STATE_OF_MADE_UP_TRIGGER
+from dagster_resil.postgres.catalogues import money_settings
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.inventory import SchemaDifference, compare_inventories
 from dagster_resil.postgres.load import HARMLESS
@@ -176,7 +177,8 @@ def dump_schema(programs: Programs, endpoint: Endpoint) -> str:
     with endpoint.connect(autocommit=True) as connection:
         row = connection.execute("SELECT pg_catalog.current_setting('server_encoding')").fetchone()
         encoding = str(row[0]) if row else "UTF8"
-        endpoint = endpoint.with_settings(connection, differing(connection, FOR_DUMPS))
+        wanted = FOR_DUMPS | money_settings(connection)
+        endpoint = endpoint.with_settings(connection, differing(connection, wanted))
     with tempfile.TemporaryDirectory(prefix="resil-schema-") as folder:
         file = Path(folder) / "schema.sql"
         with Child(
