@@ -43,7 +43,7 @@ BEGIN
                  WHERE t.typtype = 'p' OR t.typname = 'oidvector')
               AND p.proname !~ '(in|out|send|recv)$' LOOP
     EXECUTE format('CREATE FUNCTION evil.%I(%s) RETURNS text LANGUAGE plpgsql AS '
-      '$$BEGIN RAISE EXCEPTION ''caught: function %s''; END$$', f.proname, f.args, f.proname);
+      '$$BEGIN RAISE EXCEPTION USING MESSAGE = ''caught: function %s''; END$$', f.proname, f.args, f.proname);
   END LOOP;
   FOR f IN SELECT o.oprname, format_type(o.oprleft, NULL) AS a, format_type(o.oprright, NULL) AS b
              FROM pg_operator o JOIN pg_type l ON l.oid = o.oprleft
@@ -52,7 +52,7 @@ BEGIN
               AND l.typtype <> 'p' AND r.typtype <> 'p' LOOP
     n := n + 1;
     EXECUTE format('CREATE FUNCTION evil.op_%s(%s, %s) RETURNS bool LANGUAGE plpgsql AS '
-      '$$BEGIN RAISE EXCEPTION ''caught: operator %s''; END$$', n, f.a, f.b, f.oprname);
+      '$$BEGIN RAISE EXCEPTION USING MESSAGE = ''caught: operator %s''; END$$', n, f.a, f.b, f.oprname);
     EXECUTE format('CREATE OPERATOR evil.%s (leftarg = %s, rightarg = %s, function = evil.op_%s)',
       f.oprname, f.a, f.b, n);
   END LOOP;
@@ -68,7 +68,7 @@ BEGIN
     FOREACH a IN ARRAY types LOOP FOREACH b IN ARRAY types LOOP
       n := n + 1;
       EXECUTE format('CREATE FUNCTION evil.mixed_%s(%s, %s) RETURNS text LANGUAGE plpgsql AS '
-        '$$BEGIN RAISE EXCEPTION ''caught: operator %s''; END$$', n, a, b, o);
+        '$$BEGIN RAISE EXCEPTION USING MESSAGE = ''caught: operator %s''; END$$', n, a, b, o);
       BEGIN
         EXECUTE format('CREATE OPERATOR evil.%s (leftarg = %s, rightarg = %s, function = '
           'evil.mixed_%s)', o, a, b, n);
@@ -95,8 +95,8 @@ TYPES = (
     ),
     "CREATE TABLE evil.holds (id int PRIMARY KEY, m evil.mood, p evil.pair, s evil.span, "
     "ms evil.mood[], ps evil.pair[], x xml, j json, c money)",
-    "INSERT INTO evil.holds SELECT n, 'ok', ROW(n, 'sad'), evil.span(n, n + 1), '{ok,sad}', "
-    "ARRAY[ROW(n, 'ok')::evil.pair], '<a/>', '{}', 1.5 FROM pg_catalog.generate_series(1, 50) n",
+    "INSERT INTO evil.holds SELECT n, 'ok', '(7,sad)', '[1,2)', '{ok,sad}', '{\"(1,ok)\"}', '<a/>', "
+    "'{}', '1.5' FROM pg_catalog.generate_series(1, 50) n",
     # Types under names that statements of ours have.
     *(
         f"CREATE DOMAIN evil.{name} AS pg_catalog.{name} CHECK (evil.caught('domain {name}'))"
