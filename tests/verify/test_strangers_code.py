@@ -95,7 +95,7 @@ TYPES = (
     ),
     "CREATE TABLE evil.holds (id int PRIMARY KEY, m evil.mood, p evil.pair, s evil.span, "
     "ms evil.mood[], ps evil.pair[], x xml, j json, c money)",
-    "INSERT INTO evil.holds SELECT n, 'ok', '(7,sad)', '[1,2)', '{ok,sad}', '{\"(1,ok)\"}', '<a/>', "
+    "INSERT INTO evil.holds SELECT n, 'ok', '(7,sad)', '[1,2)', '{ok,sad}', '{\"(1,ok)\"}', NULL, "
     "'{}', '1.5' FROM pg_catalog.generate_series(1, 50) n",
     # Types under names that statements of ours have.
     *(
