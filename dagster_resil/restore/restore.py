@@ -230,10 +230,9 @@ def restore_backup(
         archive, expected = _fetched(Backups(vault), manifest, space, 0, settings, progress)
         folder = archive.folder
         seconds["fetch"] = round(time.monotonic() - begun, 3)
-        if has_login_triggers:
+        if has_login_triggers or any(map(_is_login_trigger, expected.inventory.items)):
+            # Otherwise our sessions, and pg_restore's, may write into what is compared.
             target = unwatched
-        elif not any(map(_is_login_trigger, expected.inventory.items)):
-            unwatched = target
         if identity.major == manifest.source.major:
             with _reached(target) as connection:
                 keep_extension_versions(archive, expected, connection)
@@ -244,7 +243,7 @@ def restore_backup(
         checks = [intact, _clean(identity.server_version, seconds["restore"])]
         began = time.monotonic()
         compared = compare_database(
-            unwatched,  # a login trigger may write into what is compared
+            target,
             manifest,
             expected,
             folder,

@@ -488,6 +488,7 @@ def _unless_an_extension_is_refused(
     with empty.connect() as connection:
         for name, version in sorted(expected.inventory.extensions().items()):
             try:
+                connection.execute("SET search_path = public")  # what is made needs a place
                 connection.execute(
                     sql.SQL("CREATE EXTENSION IF NOT EXISTS {} VERSION {} CASCADE").format(
                         sql.Identifier(name), sql.Literal(version)
