@@ -23,9 +23,9 @@ SELECT f.oid::pg_catalog.regprocedure::pg_catalog.text, pg_catalog.pg_get_functi
           JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
          WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = f.oid
            AND d.deptype = 'e' LIMIT 1),
-       f.prolang < 16384 AND f.prorettype < 16384
-         AND NOT EXISTS (SELECT FROM pg_catalog.unnest(f.proargtypes) AS a (oid)
-                          WHERE a.oid >= 16384)
+       NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                    WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+                      AND d.objid = f.oid AND d.refobjid >= 16384)
   FROM pg_catalog.pg_proc f JOIN pg_catalog.pg_namespace n ON n.oid = f.pronamespace
  WHERE f.prokind <> 'a' AND ({made_in_system("pg_proc", "f")} OR {changed("f")}
        OR {altered("pg_proc", "f")})
@@ -80,6 +80,16 @@ SELECT t.tgrelid::pg_catalog.regclass::pg_catalog.text,
  WHERE t.tgisinternal AND t.tgenabled <> 'O' ORDER BY 1, 2, 3, 4
 """
 
+# pg_dump takes what initdb has granted on schema public for granted, under whatever name.
+_RENAMED_PUBLIC = """
+SELECT n.nspname, r.rolname, a.privilege_type FROM pg_catalog.pg_namespace n
+  JOIN pg_catalog.pg_init_privs i ON i.objoid = n.oid
+   AND i.classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass
+  CROSS JOIN pg_catalog.aclexplode(i.initprivs) a
+  LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
+ WHERE n.oid = 2200 AND n.nspname <> 'public' ORDER BY 2 NULLS FIRST, 3
+"""
+
 _HAS = """
 SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'public'),
        EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'plpgsql')
@@ -97,6 +107,18 @@ def read_adjustments(connection: Connection) -> list[Adjustment]:
                 _unless_refused(connection, "DROP SCHEMA IF EXISTS public"),
                 Section.PRE_DATA,
                 first=True,
+            )
+        )
+    for schema, grantee, privilege in connection.execute(_RENAMED_PUBLIC).fetchall():
+        grant = sql.SQL(f"GRANT {privilege} ON SCHEMA {{}} TO {{}}").format(
+            sql.Identifier(schema), sql.Identifier(grantee) if grantee else sql.SQL("PUBLIC")
+        )
+        made.append(
+            Adjustment(
+                f"privileges on schema {schema}, which was public",
+                _unless_refused(connection, grant.as_string(connection)),
+                Section.PRE_DATA,
+                after=("SCHEMA", schema),
             )
         )
     made += _functions(connection)

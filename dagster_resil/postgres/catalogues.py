@@ -11,11 +11,11 @@ listed for no good reason does no harm: it is equal in a restored database.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dagster_resil.postgres.connection import Connection
-from dagster_resil.postgres.inventory import Item, SchemaDifference
+from dagster_resil.postgres.inventory import EXTENSION_VERSION, Item, SchemaDifference
 
 _SYSTEM = "{schema} IN ('pg_catalog', 'information_schema')"
 
@@ -61,12 +61,21 @@ def made_in_system(catalog: str, alias: str, schema: str = "n.nspname") -> str:
     )
 
 
-# The types of all values that are kept, also those within arrays, domains, ranges and composites.
+# The types of all values that are kept, or stand in an expression; also those within arrays,
+# domains, ranges and composites.
 _USED = """
 WITH RECURSIVE used (oid) AS (
     SELECT a.atttypid FROM pg_catalog.pg_attribute a
       JOIN pg_catalog.pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
      WHERE a.attnum > 0 AND NOT a.attisdropped AND c.oid >= 16384 AND c.relpersistence <> 't'
+    UNION
+    SELECT d.refobjid FROM pg_catalog.pg_depend d
+     WHERE d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.refobjid >= 16384
+       AND d.classid IN ('pg_catalog.pg_attrdef'::pg_catalog.regclass,
+                         'pg_catalog.pg_constraint'::pg_catalog.regclass,
+                         'pg_catalog.pg_policy'::pg_catalog.regclass,
+                         'pg_catalog.pg_rewrite'::pg_catalog.regclass,
+                         'pg_catalog.pg_trigger'::pg_catalog.regclass)
     UNION
     SELECT x.oid FROM used u JOIN pg_catalog.pg_type t ON t.oid = u.oid
       CROSS JOIN LATERAL (
@@ -116,6 +125,29 @@ SELECT 'FUNCTION', q.name, 'definition ' || pg_catalog.md5(pg_catalog.pg_get_fun
   FROM (SELECT f.oid, f.oid::pg_catalog.regprocedure::pg_catalog.text AS name
           FROM pg_catalog.pg_proc f JOIN pg_catalog.pg_namespace n ON n.oid = f.pronamespace
          WHERE f.prokind <> 'a' AND {chosen} OFFSET 0) q
+"""
+
+_AGGREGATE = """
+SELECT 'AGGREGATE', q.name, q.properties FROM (
+    SELECT f.oid::pg_catalog.regprocedure::pg_catalog.text AS name,
+           'by ' || g.aggtransfn::pg_catalog.regproc::pg_catalog.text || ', ' ||
+               g.aggfinalfn::pg_catalog.regproc::pg_catalog.text || ', from ' ||
+               COALESCE(pg_catalog.quote_literal(g.agginitval), 'nothing') AS properties
+      FROM pg_catalog.pg_aggregate g JOIN pg_catalog.pg_proc f ON f.oid = g.aggfnoid
+      JOIN pg_catalog.pg_namespace n ON n.oid = f.pronamespace
+     WHERE {chosen}) q
+"""
+
+# What an extension has: a user may have given it something, or taken something away from it.
+_MEMBERS = """
+SELECT 'EXTENSION MEMBER', q.name, q.properties FROM (
+    SELECT pg_catalog.quote_ident(e.extname) || ' ' || i.type || ' ' || i.identity AS name,
+           CASE WHEN pg_catalog.age(m.xmin) < pg_catalog.age(e.xmin) THEN 'added' ELSE '' END
+               AS properties
+      FROM pg_catalog.pg_extension e
+      JOIN pg_catalog.pg_depend m ON m.refobjid = e.oid AND m.deptype = 'e'
+       AND m.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
+      CROSS JOIN pg_catalog.pg_identify_object(m.classid, m.objid, m.objsubid) i) q
 """
 
 # Tables and views in the system's schemas, or of an extension; with what users have put on the
@@ -247,12 +279,14 @@ class _Part:
     """A class of objects.
 
     :param query: its columns are kind, name and properties; ``{chosen}`` stands for a condition.
-    :param chosen: the condition on the source. What is chosen there is looked for in the restored
-        database by its name. None: both sides list everything.
+    :param chosen: the condition on the source.
+    :param everywhere: whether it is the condition on the restored database too. Where it is not,
+        what was chosen on the source is looked for by its name.
     """
 
     query: str
-    chosen: str | None
+    chosen: str = "true"
+    everywhere: bool = False
 
 
 def _used(version: int) -> str:
@@ -271,8 +305,12 @@ def _parts(version: int) -> dict[str, _Part]:
         ),
         # Who has taken a mapping away has left no row that would show it.
         "text search configurations": _Part(
-            _CONFIGURATION, f"(c.oid < 16384 OR {_member('pg_ts_config', 'c')})"
+            _CONFIGURATION,
+            f"(c.oid < 16384 OR {_member('pg_ts_config', 'c')})",
+            everywhere=True,
         ),
+        "aggregates": _Part(_AGGREGATE, made_in_system("pg_proc", "f")),
+        "members of extensions": _Part(_MEMBERS, everywhere=True),
         "relations": _Part(
             _RELATION, f"({made_in_system('pg_class', 'c')} OR {altered('pg_class', 'c')})"
         ),
@@ -289,8 +327,8 @@ def _parts(version: int) -> dict[str, _Part]:
             "q.is_altered",
         ),
         "row types": _Part(_used(version) + _ROW_TYPES, "c.reltype IN (SELECT u.oid FROM used u)"),
-        "triggers of constraints": _Part(_CONSTRAINT_TRIGGERS, None),
-        "objects": _Part(_objects(), None),
+        "triggers of constraints": _Part(_CONSTRAINT_TRIGGERS, everywhere=True),
+        "objects": _Part(_objects(), everywhere=True),
     }
 
 
@@ -301,7 +339,7 @@ Catalogues = Mapping[str, tuple[Item, ...]]
 def read_catalogues(connection: Connection) -> Catalogues:
     """Return what a source has that a dump does not carry, or that no dump shows."""
     return {
-        name: _read(connection, part.query.replace("{chosen}", part.chosen or "true"))
+        name: _read(connection, part.query.replace("{chosen}", part.chosen))
         for name, part in _parts(connection.info.server_version).items()
     }
 
@@ -316,29 +354,48 @@ def compare_catalogues(source: Catalogues, restored: Connection) -> list[SchemaD
         if name not in source:
             continue
         wanted = {(item.kind, item.identity): item.properties for item in source[name]}
-        query = part.query.replace("{chosen}", "true")
-        if part.chosen is None:
-            items = _read(restored, query)
+        if part.everywhere:
+            items = _read(restored, part.query.replace("{chosen}", part.chosen))
         else:
-            names = [identity for _, identity in wanted]
-            items = (
-                _read(
-                    restored,
-                    f"SELECT w.* FROM ({query}) AS w (kind, name, properties) "
-                    "WHERE w.name = ANY (%s)",
-                    names,
-                )
-                if names
-                else ()
-            )
+            items = _find(restored, part, [identity for _, identity in wanted])
         found = {(item.kind, item.identity): item.properties for item in items}
-        for key in sorted(wanted.keys() | found.keys()):
-            if wanted.get(key) == found.get(key):
-                continue
-            if part.chosen is not None and key not in wanted:
-                continue
-            differences.append(_difference(key, wanted.get(key), found.get(key)))
+        if name == "members of extensions":
+            differences += _other_members(wanted, found)
+            continue
+        differences += [
+            _difference(key, wanted.get(key), found.get(key))
+            for key in sorted(wanted.keys() | found.keys())
+            if wanted.get(key) != found.get(key) and (part.everywhere or key in wanted)
+        ]
     return differences
+
+
+def _find(restored: Connection, part: _Part, names: list[str]) -> tuple[Item, ...]:
+    if not names:
+        return ()
+    query = part.query.replace("{chosen}", "true")
+    return _read(
+        restored,
+        f"SELECT w.* FROM ({query}) AS w (kind, name, properties) WHERE w.name = ANY (%s)",
+        names,
+    )
+
+
+def _other_members(
+    wanted: Mapping[tuple[str, str], str], found: Mapping[tuple[str, str], str]
+) -> Iterator[SchemaDifference]:
+    """Yield differences between extensions' members.
+
+    What a user has added is lost. Otherwise the server may have another build of the extension,
+    which says nothing about the backup, as another version of it does.
+    """
+    for key in sorted(wanted.keys() ^ found.keys()):
+        kind, identity = key
+        what = "missing" if key in wanted else "unexpected"
+        if wanted.get(key) == "added":
+            yield SchemaDifference(kind, identity, what)
+        else:
+            yield SchemaDifference(EXTENSION_VERSION, identity, what)
 
 
 def _difference(key: tuple[str, str], wanted: str | None, found: str | None) -> SchemaDifference:
@@ -361,12 +418,12 @@ def _difference(key: tuple[str, str], wanted: str | None, found: str | None) -> 
     return SchemaDifference(kind, identity, "different", detail)
 
 
-# A comment on what every database has is in no dump, but for schema public's and an extension's.
+# A comment on what every database has is in no dump, but for schema public's.
 _COMMENTS = f"""
 SELECT i.type || ' ' || i.identity FROM pg_catalog.pg_description d,
        pg_catalog.pg_identify_object(d.classoid, d.objoid, d.objsubid) i
  WHERE d.objoid < 16384 AND {_since_initdb("d")}
-   AND i.type NOT IN ('schema', 'extension') ORDER BY 1
+   AND NOT (i.type = 'schema' AND i.identity = 'public') ORDER BY 1
 """
 
 

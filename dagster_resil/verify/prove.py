@@ -592,7 +592,9 @@ def compare_database(
         versions = [each for each in differences if each.kind == EXTENSION_VERSION]
         if versions and len(versions) == len(differences):
             # It is the server that lacks the source's: that says nothing about the backup.
-            unsettled = unsettled or f"extension {versions[0].identity} {versions[0].detail}"
+            unsettled = unsettled or (
+                f"extension {versions[0].identity} {versions[0].detail or versions[0].what}"
+            )
             differences = []
         contents = _with_money(contents_check(comparison), connection, manifest.source)
     return Comparison(
