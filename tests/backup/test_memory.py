@@ -29,6 +29,8 @@ finally:
 """
 GROWS_MB = 20
 """More than a part for each job, of the ordinary test's part size, and what an allocator keeps."""
+ALL_MB = 200
+"""pandas and its libraries take 100 MB, of which a system counts the mapped files in its own way."""
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="asks Linux for a process's peak"
@@ -93,7 +95,7 @@ def assert_bounded(small: tuple[float, float], large: tuple[float, float]) -> No
         "verify": (small[1], large[1]),
     }.items():
         assert after - before < GROWS_MB, f"{which}: {before:.0f} MB, then {after:.0f} MB"
-        assert after < 160, which
+        assert after < ALL_MB, f"{which}: {after:.0f} MB"
 
 
 def test_ten_times_the_rows_take_no_more_memory(one_source: Source, resil: Resil) -> None:

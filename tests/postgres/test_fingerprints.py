@@ -18,7 +18,7 @@ from dagster_resil.postgres.tables import list_tables
 from dagster_resil.vault import open_vault
 from dagster_resil.verify.prove import verify_backup
 from dagster_resil.verify.verdict import Verdict
-from tests.conftest import Source
+from tests.conftest import Source, owner_session
 
 # Values of each type that goes in by a function of its own, each another than all the others: where
 # hashes fold, where a type's equality takes two for one, at the ends of the range.
@@ -121,7 +121,7 @@ def test_the_list_of_values_is_complete() -> None:
 @pytest.mark.parametrize("wrapped", ["plain", "domain", "array", "composite"])
 def test_every_other_value_shows(source: Source, form: str, wrapped: str) -> None:
     endpoint = source.create()
-    with endpoint.connect(autocommit=True) as connection:
+    with owner_session(endpoint) as connection:
         settle(connection)
         connection.execute("CREATE SCHEMA s")
         names: dict[str, list[str]] = {}
@@ -171,7 +171,7 @@ EXCHANGES = {
 @pytest.mark.parametrize("form", ["identity", "text"])
 def test_an_exchange_shows(one_source: Source, kind: str, form: str) -> None:
     endpoint = one_source.create()
-    with endpoint.connect(autocommit=True) as connection:
+    with owner_session(endpoint) as connection:
         connection.execute("CREATE TABLE t (id int, b int, c int, d int)")
         connection.execute("INSERT INTO t SELECT n, n * 10, n, NULL FROM generate_series(1, 4) n")
         before = fingerprints(connection, form)
@@ -181,7 +181,7 @@ def test_an_exchange_shows(one_source: Source, kind: str, form: str) -> None:
 
 def test_order_of_rows_and_columns_does_not_show(one_source: Source) -> None:
     endpoint = one_source.create()
-    with endpoint.connect(autocommit=True) as connection:
+    with owner_session(endpoint) as connection:
         connection.execute("CREATE TABLE t (a int, b text, c date, d bytea)")
         connection.execute("CREATE TABLE u (d bytea, c date, gone int, b text, a int)")
         connection.execute("ALTER TABLE u DROP COLUMN gone")
@@ -197,7 +197,7 @@ def test_order_of_rows_and_columns_does_not_show(one_source: Source) -> None:
 def test_a_nan_is_a_nan(one_source: Source) -> None:
     """Arithmetic makes some with another sign bit, which no text shows and no restore keeps."""
     endpoint = one_source.create()
-    with endpoint.connect(autocommit=True) as connection:
+    with owner_session(endpoint) as connection:
         connection.execute("CREATE TABLE t (a float8, b float4)")
         connection.execute("CREATE TABLE u (LIKE t)")
         connection.execute("INSERT INTO t VALUES ('NaN', 'NaN')")

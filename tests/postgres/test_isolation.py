@@ -36,7 +36,7 @@ from dagster_resil.vault.model import Collation
 from dagster_resil.verify.prove import verify_backup
 from dagster_resil.verify.verdict import Verdict
 from dagster_resil.workspace import Workspace
-from tests.conftest import Source, majors, stock
+from tests.conftest import Source, majors, owner_session, stock
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux has such walls: UNTESTED here"
@@ -93,7 +93,7 @@ def walled(request: pytest.FixtureRequest) -> Iterator[ScratchServer]:
 
 @pytest.fixture
 def inside(walled: ScratchServer) -> Iterator[Inside]:
-    with walled.endpoint().connect(autocommit=True) as connection:
+    with owner_session(walled.endpoint()) as connection:
         yield Inside(connection, walled.isolation)
 
 
@@ -402,7 +402,7 @@ def test_what_it_has_started_ends_with_it(
     with scratch_server(one_source.programs, work_dir=open_folder) as scratch:
         if kept:
             scratch_module.keep(scratch, 60, "postgres")
-        with scratch.endpoint().connect(autocommit=True) as connection:
+        with owner_session(scratch.endpoint()) as connection:
             inside = Inside(connection, scratch.isolation)
             inside.skip_unless("gives no namespace")
             if "network namespace" not in " ".join(inside.notes):
@@ -462,7 +462,7 @@ def test_no_program_gives_rights(
     monkeypatch.setattr(server_module, "_READS", (*server_module._READS, str(open_folder)))
     with (
         scratch_server(one_source.programs) as scratch,
-        scratch.endpoint().connect(autocommit=True) as connection,
+        owner_session(scratch.endpoint()) as connection,
     ):
         inside = Inside(connection, scratch.isolation)
         inside.skip_unless("setuid programs")
@@ -529,7 +529,7 @@ def test_an_older_landlock_is_used_as_far_as_it_goes(
         notes = "\n".join(scratch.isolation)
         assert ("which it can empty" in notes) == (version < 3)
         assert ("not shut off: signals" in notes) == (version < 6)
-        with scratch.endpoint().connect(autocommit=True) as connection:
+        with owner_session(scratch.endpoint()) as connection:
             inside = Inside(connection, scratch.isolation)
             assert_works(inside)
             assert not inside.may(WRITING["COPY TO"].format(open_folder / "x"))
@@ -595,7 +595,7 @@ def test_without_a_namespace_the_filter_shuts_off_the_network(
     monkeypatch.setattr(server_module, "_namespaces", lambda: ())
     with scratch_server(one_source.programs) as scratch:
         assert not scratch.server.walls.network
-        with scratch.endpoint().connect(autocommit=True) as connection:
+        with owner_session(scratch.endpoint()) as connection:
             inside = Inside(connection, scratch.isolation)
             inside.skip_unless("the network")
             with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -680,7 +680,7 @@ def test_a_locale_of_a_folder_of_one_s_own(
             encoding="UTF8",
             collation=Collation(provider="libc", collate=locale, ctype=locale),
         )
-        with made.connect(autocommit=True) as connection:
+        with owner_session(made) as connection:
             connection.execute("SET lc_monetary = 'xx_XX.UTF-8'")
             row = connection.execute("SELECT 'ä' < 'z', 1234.5::numeric::money::text").fetchone()
     assert row is not None
