@@ -80,12 +80,20 @@ def _dagster(folder: Path, rounds: int) -> Iterator[Result]:
     multiple=True,
     help="This data set only; may be given several times.",
 )
+@click.option("--fingerprints", is_flag=True, help="Measure fingerprints, and nothing else.")
 @click.option(
     "--write",
     type=click.Path(path_type=Path, file_okay=False),
     help="A folder for results.json, results.md and results.png.",
 )
-def main(scale: float, rounds: int, jobs: int, only: tuple[str, ...], write: Path | None) -> None:
+def main(
+    scale: float,
+    rounds: int,
+    jobs: int,
+    only: tuple[str, ...],
+    fingerprints: bool,
+    write: Path | None,
+) -> None:
     """Measure backups and proofs beside pg_dump and pg_restore."""
     programs = reachable_programs(demo_programs())
     head = (
@@ -93,7 +101,7 @@ def main(scale: float, rounds: int, jobs: int, only: tuple[str, ...], write: Pat
         f"median of {rounds} rounds, {jobs} jobs"
     )
     found: dict[str, dict[str, Result]] = {}
-    chosen = only or (*DATA_SETS, "dagster")
+    chosen = only or (*DATA_SETS, *(() if fingerprints else ("dagster",)))
     text = [f"{head}\n"]
 
     def take(title: str, key: str, results: Iterator[Result]) -> None:
@@ -137,6 +145,9 @@ def main(scale: float, rounds: int, jobs: int, only: tuple[str, ...], write: Pat
                 def results(
                     contest: Contest = contest, name: str = name, port: int = port
                 ) -> Iterator[Result]:
+                    yield from contest.fingerprinting()
+                    if fingerprints:
+                        return
                     yield from contest.taking()
                     yield from contest.restoring()
                     if name == "shop":

@@ -8,19 +8,23 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.measure import Cost, folder_bytes, measured
+from benchmarks.measure import Cost, cpu_of_server, folder_bytes, measured
 from benchmarks.proxy import limited
 from dagster_resil.demo.databases import create_database
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.postgres.fingerprints import FingerprintForm, read_contents
 from dagster_resil.postgres.programs import Programs
 from dagster_resil.postgres.scratch import ScratchServer, scratch_server
 from dagster_resil.postgres.server import Server, hand_over
+from dagster_resil.postgres.session import settle
+from dagster_resil.postgres.tables import list_tables
 from dagster_resil.workspace import Workspace
 
 LIMIT_BYTES_PER_S = 10_000_000
@@ -32,6 +36,15 @@ SELECT sum((xpath('/row/c/text()', query_to_xml(
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema')
 """
+
+
+FORMS: dict[FingerprintForm, str] = {
+    "none": "count(*) of every table, in one session",
+    "hash": "fingerprints of the earlier form, hash",
+    "identity": "fingerprints of the form identity",
+    "text": "fingerprints of the form text",
+}
+"""What reading the contents of every table is called, by the form of its fingerprints."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +206,24 @@ class Contest:
             ],
             source,
         )
+
+    # -- fingerprints
+
+    def fingerprinting(self) -> Iterator[Result]:
+        """Yield what reading the contents of every table costs, by the form of fingerprint."""
+        for form, name in FORMS.items():
+            costs, _ = self._rounds(name, lambda folder, form=form: self._read_contents(form))  # type: ignore[misc]
+            yield median_of(name, costs)
+
+    def _read_contents(self, form: FingerprintForm) -> Cost:
+        with self.source.connect() as connection:
+            settle(connection, gentle=True)
+            tables = list_tables(connection)
+            cpu_s, begun = cpu_of_server(self.postmaster), time.monotonic()
+            for table in tables:
+                read_contents(connection, [table], form)
+            wall_s = time.monotonic() - begun
+            return Cost(wall_s, 0, cpu_of_server(self.postmaster) - cpu_s, 0, 0)
 
     # -- restoring
 
