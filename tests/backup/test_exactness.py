@@ -169,12 +169,14 @@ def test_a_schema_that_never_rests_fails_clearly(one_source: Source, vault: Vaul
     assert_nothing_is_left(one_source)
 
 
-def _when_dumping(source: Source, act: Callable[[], None]) -> threading.Thread:
-    """Run something as soon as pg_dump's workers read."""
+def _when_dumping(
+    source: Source, act: Callable[[], None], beside: str = "pg_dump"
+) -> threading.Thread:
+    """Run something as soon as pg_dump's workers read, and another session is there too."""
 
     def wait() -> None:
         deadline = time.monotonic() + 30
-        while "pg_dump" not in _sessions(source):
+        while not {"pg_dump", beside} <= set(_sessions(source)):
             if time.monotonic() > deadline:
                 return
             time.sleep(0.005)
@@ -196,8 +198,14 @@ def _terminate(source: Source, application: str) -> None:
 @pytest.mark.parametrize("victim", ["dagster_resil snapshot", "pg_dump", "dagster_resil compare"])
 def test_a_killed_session_fails_the_backup(one_source: Source, vault: Vault, victim: str) -> None:
     endpoint = one_source.create()
-    one_source.execute(endpoint, ROWS)
-    killer = _when_dumping(one_source, lambda: _terminate(one_source, victim))
+    # Each session has work for longer than it takes to find it.
+    rows = "CREATE TABLE bulk AS SELECT n FROM generate_series(1, 1500000) n"
+    functions = (
+        "DO $$ BEGIN FOR n IN 1..1000 LOOP EXECUTE 'CREATE FUNCTION f' || n || '() RETURNS int "
+        "LANGUAGE sql AS ''SELECT 1'''; END LOOP; END $$"
+    )
+    one_source.execute(endpoint, ROWS, rows, functions)
+    killer = _when_dumping(one_source, lambda: _terminate(one_source, victim), victim)
     with pytest.raises(ResilError) as error:
         take_backup(endpoint, vault, name="killed")
     killer.join()

@@ -39,7 +39,7 @@ def test_the_local_cloud_is_reached_plainly(
         instance, database="shop", user="postgres", password=PASSWORD, cloud=client
     )
     with endpoint.connect() as connection:
-        row = connection.execute("SELECT count(*) FROM item").fetchone()
+        row = connection.execute("SELECT count(*) FROM public.item").fetchone()
     assert row == (500,)
     assert PASSWORD not in repr(endpoint)
     arguments = endpoint.child_arguments()
