@@ -14,7 +14,15 @@ from collections.abc import Iterator
 from psycopg import sql
 
 from dagster_resil.postgres.archive import Adjustment, Section
-from dagster_resil.postgres.catalogues import altered, changed, made_in_system
+from dagster_resil.postgres.catalogues import (
+    COMMENTABLE,
+    COMMENTED,
+    COMMENTS,
+    altered,
+    changed,
+    made_in_system,
+    owned,
+)
 from dagster_resil.postgres.connection import Connection
 
 _FUNCTIONS = f"""
@@ -90,6 +98,22 @@ SELECT n.nspname, r.rolname, a.privilege_type FROM pg_catalog.pg_namespace n
  WHERE n.oid = 2200 AND n.nspname <> 'public' ORDER BY 2 NULLS FIRST, 3
 """
 
+_OPERATORS = f"""
+SELECT i.identity, o.oprrest::pg_catalog.oid <> 0, o.oprrest::pg_catalog.text,
+       o.oprjoin::pg_catalog.oid <> 0, o.oprjoin::pg_catalog.text
+  FROM pg_catalog.pg_operator o CROSS JOIN LATERAL pg_catalog.pg_identify_object(
+       'pg_catalog.pg_operator'::pg_catalog.regclass, o.oid, 0) i
+ WHERE {changed("o")} OR {altered("pg_operator", "o")} ORDER BY 1
+"""
+
+_LANGUAGES = f"""
+SELECT l.lanname, CASE a.grantee WHEN 0 THEN NULL ELSE pg_catalog.pg_get_userbyid(a.grantee) END,
+       a.is_grantable
+  FROM pg_catalog.pg_language l LEFT JOIN LATERAL pg_catalog.aclexplode(COALESCE(l.lanacl,
+       pg_catalog.acldefault('l', l.lanowner))) a ON a.grantee <> l.lanowner
+ WHERE NOT l.lanispl AND {changed("l")} ORDER BY 1, 2 NULLS FIRST
+"""
+
 _HAS = """
 SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'public'),
        EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'plpgsql')
@@ -124,6 +148,7 @@ def read_adjustments(connection: Connection) -> list[Adjustment]:
     made += _functions(connection)
     made += _text_search(connection)
     made += _triggers(connection)
+    made += _properties(connection)
     if not plpgsql:
         # The last, since the others are blocks of it.
         made.append(
@@ -168,6 +193,56 @@ def _text_search(connection: Connection) -> Iterator[Adjustment]:
         )
 
 
+def _properties(connection: Connection) -> Iterator[Adjustment]:
+    """Yield what of the server's and of extensions' objects a statement of its own sets.
+
+    These come when everything else is there: an owner may not lack what it takes to be made.
+    """
+    statements: list[tuple[str, str]] = []
+    for name, restricts, restriction, joins, join in connection.execute(_OPERATORS).fetchall():
+        settings = (
+            f"RESTRICT = {restriction if restricts else 'NONE'}, JOIN = {join if joins else 'NONE'}"
+        )
+        statements.append((f"operator {name}", f"ALTER OPERATOR {name} SET ({settings})"))
+    granted: dict[str, list[sql.Composable]] = {}
+    for language, grantee, grantable in connection.execute(_LANGUAGES).fetchall():
+        on = sql.SQL("ON LANGUAGE {}").format(sql.Identifier(language))
+        some = granted.setdefault(language, [sql.SQL("REVOKE ALL {} FROM PUBLIC").format(on)])
+        if grantable is None:
+            continue  # it is the owner's alone
+        role = sql.Identifier(grantee) if grantee else sql.SQL("PUBLIC")
+        some.append(
+            sql.SQL("GRANT ALL {} TO {}" + (" WITH GRANT OPTION" if grantable else "")).format(
+                on, role
+            )
+        )
+    statements += [
+        (f"privileges on language {language}", statement.as_string(connection))
+        for language, some in granted.items()
+        for statement in some
+    ]
+    changed_owners = f"SELECT q.kind, q.name, q.role FROM ({owned()}) q WHERE q.is_changed"
+    for kind, name, role in connection.execute(changed_owners).fetchall():
+        owner = sql.Identifier(role).as_string(connection)
+        alter = f"ALTER {COMMENTABLE.get(kind, kind.upper())} {name} OWNER TO {owner}"
+        statements.append((f"owner of {kind} {name}", alter))
+    for kind, name, said in connection.execute(COMMENTS.replace("{chosen}", COMMENTED)).fetchall():
+        if kind in COMMENTABLE:
+            comment = sql.Literal(said).as_string(connection)
+            say = f"COMMENT ON {COMMENTABLE[kind]} {name} IS {comment}"
+            statements.append((f"comment on {kind} {name}", say))
+    for tag, text in statements:
+        yield Adjustment(
+            tag,
+            _block(
+                connection,
+                f"EXECUTE {sql.Literal(text).as_string(connection)};",
+                refused="others",
+            ),
+            Section.POST_DATA,
+        )
+
+
 def _triggers(connection: Connection) -> Iterator[Adjustment]:
     for table, owner, constraint, function, state in connection.execute(_TRIGGERS).fetchall():
         # The triggers' own names have OIDs in them.
@@ -206,11 +281,14 @@ def _unless_refused(connection: Connection, *statements: str) -> str:
     )
 
 
-def _block(connection: Connection, body: str) -> str:
+_REFUSED = "insufficient_privilege OR dependent_objects_still_exist"
+
+
+def _block(connection: Connection, body: str, refused: str = _REFUSED) -> str:
     """Return a statement that runs some of PL/pgSQL, and goes on where the login may not."""
     block = (
         f"DECLARE s pg_catalog.text; BEGIN {body} "
-        "EXCEPTION WHEN insufficient_privilege OR dependent_objects_still_exist THEN "
+        f"EXCEPTION WHEN {refused} THEN "
         "RAISE WARNING 'not put back as in the source: %', SQLERRM; END"
     )
     return f"DO LANGUAGE plpgsql {sql.Literal(block).as_string(connection)};"

@@ -65,17 +65,7 @@ def made_in_system(catalog: str, alias: str, schema: str = "n.nspname") -> str:
 # domains, ranges and composites.
 _USED = """
 WITH RECURSIVE used (oid) AS (
-    SELECT a.atttypid FROM pg_catalog.pg_attribute a
-      JOIN pg_catalog.pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
-     WHERE a.attnum > 0 AND NOT a.attisdropped AND c.oid >= 16384 AND c.relpersistence <> 't'
-    UNION
-    SELECT d.refobjid FROM pg_catalog.pg_depend d
-     WHERE d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.refobjid >= 16384
-       AND d.classid IN ('pg_catalog.pg_attrdef'::pg_catalog.regclass,
-                         'pg_catalog.pg_constraint'::pg_catalog.regclass,
-                         'pg_catalog.pg_policy'::pg_catalog.regclass,
-                         'pg_catalog.pg_rewrite'::pg_catalog.regclass,
-                         'pg_catalog.pg_trigger'::pg_catalog.regclass)
+    {first}
     UNION
     SELECT x.oid FROM used u JOIN pg_catalog.pg_type t ON t.oid = u.oid
       CROSS JOIN LATERAL (
@@ -89,9 +79,31 @@ WITH RECURSIVE used (oid) AS (
      WHERE x.oid <> 0
 )
 """
+_IN_COLUMNS_AND_EXPRESSIONS = """
+    SELECT a.atttypid FROM pg_catalog.pg_attribute a
+      JOIN pg_catalog.pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
+     WHERE a.attnum > 0 AND NOT a.attisdropped AND c.oid >= 16384 AND c.relpersistence <> 't'
+    UNION
+    SELECT d.refobjid FROM pg_catalog.pg_depend d
+     WHERE d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.refobjid >= 16384
+       AND d.classid IN ('pg_catalog.pg_attrdef'::pg_catalog.regclass,
+                         'pg_catalog.pg_constraint'::pg_catalog.regclass,
+                         'pg_catalog.pg_policy'::pg_catalog.regclass,
+                         'pg_catalog.pg_rewrite'::pg_catalog.regclass,
+                         'pg_catalog.pg_trigger'::pg_catalog.regclass)
+"""
+# What a function makes, by a body that is text to everybody but the function's language. A
+# function that only takes such a value finds its columns by their names.
+_MADE_BY_FUNCTIONS = """
+    SELECT d.refobjid FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_proc f ON f.oid = d.objid
+     WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.refobjid >= 16384
+       AND d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass
+       AND (d.refobjid = f.prorettype OR d.refobjid = ANY (f.proallargtypes)
+            OR f.proargdefaults IS NOT NULL{parsed})
+"""
 # A row type's text has no names: where the columns are in another order, so are the values.
 _ROW_TYPES = """
-SELECT 'ROW TYPE', q.name, 'columns ' || q.columns FROM (
+SELECT '{kind}', q.name, 'columns ' || q.columns FROM (
     SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) AS name,
            (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)
               FROM pg_catalog.pg_attribute a
@@ -99,6 +111,10 @@ SELECT 'ROW TYPE', q.name, 'columns ' || q.columns FROM (
       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relkind IN ('r', 'p', 'f') AND c.oid >= 16384 AND {chosen}) q
 """
+_ROW_TYPE = "ROW TYPE"
+MADE_ROW_TYPE = "ROW TYPE OF FUNCTIONS"
+"""The kind of a row type whose columns change places, where a function makes values of it: whether
+they are the source's values nobody can tell."""
 
 _CONFIGURATION = """
 SELECT 'TEXT SEARCH CONFIGURATION', q.name, q.mapping FROM (
@@ -150,8 +166,8 @@ SELECT 'EXTENSION MEMBER', q.name, q.properties FROM (
       CROSS JOIN pg_catalog.pg_identify_object(m.classid, m.objid, m.objsubid) i) q
 """
 
-# Tables and views in the system's schemas, or of an extension; with what users have put on the
-# latter.
+# Tables and views in the system's schemas, or of an extension; with what users have put on tables
+# of the server's or of an extension.
 _RELATION = """
 SELECT 'RELATION', q.name, q.properties FROM (
     SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) AS name,
@@ -172,7 +188,7 @@ _ON_MEMBERS = """
 SELECT q.kind, q.name, q.properties FROM (
     SELECT 'INDEX' AS kind, pg_catalog.quote_ident(n.nspname) || '.' ||
            pg_catalog.quote_ident(i.relname) AS name,
-           pg_catalog.pg_get_indexdef(x.indexrelid) AS properties, x.indrelid AS relid,
+           pg_catalog.pg_get_indexdef(x.indexrelid) AS properties, x.indrelid AS relid, i.oid,
            i.xmin::pg_catalog.text AS writer
       FROM pg_catalog.pg_index x JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid
       JOIN pg_catalog.pg_namespace n ON n.oid = i.relnamespace
@@ -181,21 +197,21 @@ SELECT q.kind, q.name, q.properties FROM (
            pg_catalog.quote_ident(t.tgname),
            'enabled ' || t.tgenabled::pg_catalog.text || ', ' ||
                pg_catalog.pg_get_triggerdef(t.oid),
-           t.tgrelid, t.xmin::pg_catalog.text
+           t.tgrelid, t.oid, t.xmin::pg_catalog.text
       FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal
     UNION ALL
     SELECT 'CONSTRAINT', k.conrelid::pg_catalog.regclass::pg_catalog.text || ' ' ||
            pg_catalog.quote_ident(k.conname), pg_catalog.pg_get_constraintdef(k.oid), k.conrelid,
-           k.xmin::pg_catalog.text
+           k.oid, k.xmin::pg_catalog.text
       FROM pg_catalog.pg_constraint k WHERE k.conrelid <> 0 AND k.contype <> 'n'
     UNION ALL
     SELECT 'RULE', r.ev_class::pg_catalog.regclass::pg_catalog.text || ' ' ||
            pg_catalog.quote_ident(r.rulename), pg_catalog.md5(pg_catalog.pg_get_ruledef(r.oid)),
-           r.ev_class, r.xmin::pg_catalog.text
+           r.ev_class, r.oid, r.xmin::pg_catalog.text
       FROM pg_catalog.pg_rewrite r) q
-  JOIN pg_catalog.pg_depend m ON m.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+  LEFT JOIN pg_catalog.pg_depend m ON m.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
    AND m.objid = q.relid AND m.objsubid = 0 AND m.deptype = 'e'
- WHERE {chosen}
+ WHERE (m.objid IS NOT NULL OR q.relid < 16384) AND {chosen}
 """
 
 _TYPE = """
@@ -207,11 +223,181 @@ SELECT 'TYPE', q.name, q.properties FROM (
                   FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid), '') || COALESCE(' ' ||
                (SELECT pg_catalog.string_agg(pg_catalog.pg_get_constraintdef(k.oid), ' '
                            ORDER BY k.conname)
-                  FROM pg_catalog.pg_constraint k WHERE k.contypid = t.oid), '') AS properties
+                  FROM pg_catalog.pg_constraint k WHERE k.contypid = t.oid), '')
+               || CASE WHEN t.typtype = 'b' THEN pg_catalog.concat_ws(' ', ' storage',
+                      t.typstorage, t.typreceive, t.typsend, t.typmodin, t.typmodout, t.typanalyze)
+                  ELSE '' END AS properties
       FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
      WHERE t.typelem = 0 AND (t.typrelid = 0 OR EXISTS (SELECT FROM pg_catalog.pg_class c
                WHERE c.oid = t.typrelid AND c.relkind = 'c')) AND {chosen}) q
 """
+
+_OPERATOR = """
+SELECT 'OPERATOR', i.identity, pg_catalog.concat_ws(' ', 'estimated by', o.oprrest, o.oprjoin,
+           CASE WHEN o.oprcanmerge THEN 'merges' END, CASE WHEN o.oprcanhash THEN 'hashes' END)
+  FROM pg_catalog.pg_operator o, pg_catalog.pg_identify_object(
+       'pg_catalog.pg_operator'::pg_catalog.regclass, o.oid, 0) i
+ WHERE {chosen}
+"""
+
+# What a user has added to an operator family of the server's or of an extension.
+_LOOSE = """
+SELECT q.kind, q.name, q.does FROM (
+    SELECT pg_catalog.upper(i.type) AS kind, i.identity AS name, a.does, a.family,
+           a.xmin::pg_catalog.text AS writer, m.xmin::pg_catalog.text AS made_by
+      FROM (SELECT o.oid, 'pg_catalog.pg_amop'::pg_catalog.regclass AS class, o.xmin,
+                   o.amopfamily AS family, o.amopopr::pg_catalog.regoperator::pg_catalog.text
+                       AS does FROM pg_catalog.pg_amop o
+            UNION ALL
+            SELECT f.oid, 'pg_catalog.pg_amproc'::pg_catalog.regclass, f.xmin, f.amprocfamily,
+                   f.amproc::pg_catalog.regprocedure::pg_catalog.text
+              FROM pg_catalog.pg_amproc f) a
+      LEFT JOIN pg_catalog.pg_depend m ON m.objid = a.family AND m.deptype = 'e'
+       AND m.classid = 'pg_catalog.pg_opfamily'::pg_catalog.regclass
+      CROSS JOIN pg_catalog.pg_identify_object(a.class, a.oid, 0) i
+     WHERE a.oid >= 16384 AND (a.family < 16384 OR m.objid IS NOT NULL)
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend c JOIN pg_catalog.pg_depend e
+                           ON e.classid = c.refclassid AND e.objid = c.refobjid
+                        WHERE c.classid = a.class AND c.objid = a.oid AND c.deptype = 'i'
+                          AND c.refclassid = 'pg_catalog.pg_opclass'::pg_catalog.regclass
+                          AND e.deptype = 'e')) q
+ WHERE {chosen}
+"""
+
+# No pg_dump writes who may use a language that is not a procedural one.
+_LANGUAGE = """
+SELECT 'LANGUAGE', l.lanname, COALESCE((
+           SELECT pg_catalog.string_agg(CASE a.grantee WHEN 10 THEN 'the first role' WHEN 0
+                      THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(
+                      a.grantee)) END || CASE WHEN a.is_grantable THEN '*' ELSE '' END, ' '
+                      ORDER BY a.grantee, a.is_grantable)
+             FROM pg_catalog.aclexplode(COALESCE(l.lanacl,
+                  pg_catalog.acldefault('l', l.lanowner))) a), '')
+  FROM pg_catalog.pg_language l WHERE l.oid < 16384 AND NOT l.lanispl AND {chosen}
+"""
+
+_OWNED = {
+    "pg_class": "relowner",
+    "pg_collation": "collowner",
+    "pg_conversion": "conowner",
+    "pg_foreign_data_wrapper": "fdwowner",
+    "pg_foreign_server": "srvowner",
+    "pg_language": "lanowner",
+    "pg_namespace": "nspowner",
+    "pg_opclass": "opcowner",
+    "pg_operator": "oprowner",
+    "pg_opfamily": "opfowner",
+    "pg_proc": "proowner",
+    "pg_ts_config": "cfgowner",
+    "pg_ts_dict": "dictowner",
+    "pg_type": "typowner",
+}
+"""Catalogues and their columns for the owner."""
+
+
+def owned() -> str:
+    """Return SQL for who owns what is the server's or an extension's: kind, name, role, is_changed.
+
+    What is changed belongs to a role that it did not belong to when it was made.
+    """
+    return " UNION ALL ".join(
+        "SELECT i.type AS kind, i.identity AS name, "
+        f"CASE c.{owner} WHEN 10 THEN NULL ELSE pg_catalog.pg_get_userbyid(c.{owner}) END AS role, "
+        f"c.{owner} <> 10 AND ({changed('c')} OR {altered(catalog, 'c')}) "
+        "AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e "
+        f"ON e.oid = d.refobjid WHERE d.classid = 'pg_catalog.{catalog}'::pg_catalog.regclass "
+        f"AND d.objid = c.oid AND d.deptype = 'e' AND e.extowner = c.{owner}) AS is_changed "
+        f"FROM pg_catalog.{catalog} c CROSS JOIN LATERAL pg_catalog.pg_identify_object("
+        f"'pg_catalog.{catalog}'::pg_catalog.regclass, c.oid, 0) i "
+        # 2200 is schema public. Indexes, and rows' types, belong to whom their table does.
+        + {
+            "pg_namespace": "WHERE c.oid <> 2200",
+            "pg_class": "WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')",
+            "pg_type": "WHERE c.typrelid = 0 AND c.typelem = 0",
+        }.get(catalog, "")
+        for catalog, owner in _OWNED.items()
+    )
+
+
+_BUILT_IN = {
+    "pg_am": "",
+    "pg_cast": "",
+    "pg_collation": "'collowner', 'collversion'",
+    "pg_conversion": "'conowner'",
+    "pg_language": "'lanowner', 'lanacl'",
+    "pg_opclass": "'opcowner'",
+    "pg_operator": "'oprowner'",
+    "pg_opfamily": "'opfowner'",
+    "pg_ts_parser": "",
+    "pg_ts_template": "",
+    "pg_type": "'typowner', 'typacl'",
+}
+"""Catalogues of which a row of initdb's is compared whole, and the columns that are not."""
+
+
+def _built_in() -> str:
+    return " UNION ALL ".join(
+        f"SELECT pg_catalog.upper(i.type), i.identity, 'definition ' || pg_catalog.md5("
+        f"(pg_catalog.to_jsonb(c) - ARRAY[{columns}]::pg_catalog.text[])::pg_catalog.text) "
+        f"FROM pg_catalog.{catalog} c CROSS JOIN LATERAL pg_catalog.pg_identify_object("
+        f"'pg_catalog.{catalog}'::pg_catalog.regclass, c.oid, 0) i WHERE {{chosen}}"
+        for catalog, columns in _BUILT_IN.items()
+    )
+
+
+COMMENTABLE = {
+    "access method": "ACCESS METHOD",
+    "aggregate": "ROUTINE",
+    "cast": "CAST",
+    "collation": "COLLATION",
+    "composite type column": "COLUMN",
+    "conversion": "CONVERSION",
+    "extension": "EXTENSION",
+    "foreign table": "FOREIGN TABLE",
+    "foreign table column": "COLUMN",
+    "foreign-data wrapper": "FOREIGN DATA WRAPPER",
+    "function": "FUNCTION",
+    "index": "INDEX",
+    "language": "LANGUAGE",
+    "materialized view": "MATERIALIZED VIEW",
+    "materialized view column": "COLUMN",
+    "operator": "OPERATOR",
+    "operator class": "OPERATOR CLASS",
+    "operator family": "OPERATOR FAMILY",
+    "procedure": "PROCEDURE",
+    "rule": "RULE",
+    "schema": "SCHEMA",
+    "sequence": "SEQUENCE",
+    "server": "SERVER",
+    "table": "TABLE",
+    "table column": "COLUMN",
+    "table constraint": "CONSTRAINT",
+    "text search configuration": "TEXT SEARCH CONFIGURATION",
+    "text search dictionary": "TEXT SEARCH DICTIONARY",
+    "text search parser": "TEXT SEARCH PARSER",
+    "text search template": "TEXT SEARCH TEMPLATE",
+    "trigger": "TRIGGER",
+    "type": "TYPE",
+    "view": "VIEW",
+    "view column": "COLUMN",
+}
+"""What pg_identify_object calls a kind of object, and what COMMENT does."""
+
+# A comment on what a restore makes anew is in no dump, but for schema public's.
+COMMENTED = f"""((d.objoid < 16384 AND {_since_initdb("d")}
+      AND NOT (d.objoid = 2200 AND d.classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass))
+  OR EXISTS (SELECT FROM pg_catalog.pg_depend m
+              WHERE m.classid = d.classoid AND m.objid = d.objoid AND m.deptype = 'e'
+                AND m.xmin::pg_catalog.text <> d.xmin::pg_catalog.text))"""
+"""SQL for whether a comment is one of those."""
+
+COMMENTS = """
+SELECT i.type AS kind, i.identity AS name, d.description AS said
+  FROM pg_catalog.pg_description d CROSS JOIN LATERAL
+       pg_catalog.pg_identify_object(d.classoid, d.objoid, d.objsubid) i
+ WHERE i.type IS NOT NULL AND {chosen}
+"""
+
 
 _WRAPPER = """
 SELECT q.kind, q.name, 'options ' || pg_catalog.md5(q.options) FROM (
@@ -289,9 +475,22 @@ class _Part:
     everywhere: bool = False
 
 
-def _used(version: int) -> str:
-    multirange = " OR r.rngmultitypid = t.oid"
-    return _USED.replace("{multirange}", multirange if version >= 140000 else "")
+def _used(version: int, first: str = _IN_COLUMNS_AND_EXPRESSIONS) -> str:
+    multirange, parsed = "", ""
+    if version >= 140000:
+        multirange, parsed = " OR r.rngmultitypid = t.oid", " OR f.prosqlbody IS NOT NULL"
+    return (
+        _USED.replace("{first}", first)
+        .replace("{multirange}", multirange)
+        .replace("{parsed}", parsed)
+    )
+
+
+def _row_types(version: int, kind: str, first: str) -> _Part:
+    return _Part(
+        _used(version, first) + _ROW_TYPES.replace("{kind}", kind),
+        "c.reltype IN (SELECT u.oid FROM used u)",
+    )
 
 
 def _parts(version: int) -> dict[str, _Part]:
@@ -314,11 +513,28 @@ def _parts(version: int) -> dict[str, _Part]:
         "relations": _Part(
             _RELATION, f"({made_in_system('pg_class', 'c')} OR {altered('pg_class', 'c')})"
         ),
-        "on extensions' tables": _Part(_ON_MEMBERS, "q.writer <> m.xmin::pg_catalog.text"),
+        "on extensions' tables": _Part(
+            _ON_MEMBERS,
+            "(q.writer <> m.xmin::pg_catalog.text OR q.relid < 16384 AND q.oid >= 16384)",
+        ),
         "types": _Part(
             _TYPE,
             f"({made_in_system('pg_type', 't')} OR (t.typtype IN ('d', 'e') "
-            f"AND {_member('pg_type', 't')}))",
+            f"AND {_member('pg_type', 't')}) OR (t.typtype = 'b' AND {altered('pg_type', 't')}))",
+        ),
+        "operators of extensions": _Part(_OPERATOR, altered("pg_operator", "o")),
+        "operator families": _Part(_LOOSE, "(q.made_by IS NULL OR q.writer <> q.made_by)"),
+        "languages": _Part(_LANGUAGE, everywhere=True),
+        "owners": _Part(
+            "SELECT 'OWNER OF ' || pg_catalog.upper(q.kind), q.name, COALESCE(q.role, "
+            f"'the first role') FROM ({owned()}) q WHERE {{chosen}}",
+            "q.is_changed",
+        ),
+        "built-in objects": _Part(_built_in(), changed("c")),
+        "comments": _Part(
+            "SELECT 'COMMENT', q.kind || ' ' || q.name, 'text ' || pg_catalog.md5(q.said) "
+            f"FROM ({COMMENTS}) q WHERE q.kind IN ({', '.join(map(_literal, COMMENTABLE))})",
+            COMMENTED,
         ),
         "foreign data wrappers": _Part(
             _WRAPPER.replace("{wrapper}", altered("pg_foreign_data_wrapper", "w")).replace(
@@ -326,10 +542,15 @@ def _parts(version: int) -> dict[str, _Part]:
             ),
             "q.is_altered",
         ),
-        "row types": _Part(_used(version) + _ROW_TYPES, "c.reltype IN (SELECT u.oid FROM used u)"),
+        "row types": _row_types(version, _ROW_TYPE, _IN_COLUMNS_AND_EXPRESSIONS),
+        "row types of functions": _row_types(version, MADE_ROW_TYPE, _MADE_BY_FUNCTIONS),
         "triggers of constraints": _Part(_CONSTRAINT_TRIGGERS, everywhere=True),
         "objects": _Part(_objects(), everywhere=True),
     }
+
+
+def _literal(word: str) -> str:
+    return f"'{word}'"
 
 
 Catalogues = Mapping[str, tuple[Item, ...]]
@@ -411,25 +632,22 @@ def _difference(key: tuple[str, str], wanted: str | None, found: str | None) -> 
     if wanted is None:
         return SchemaDifference(kind, identity, "unexpected")
     detail = f"is {found}; in the source {wanted}"
-    if kind == "ROW TYPE":
+    if kind == _ROW_TYPE:
         detail += "; values of this row type are kept in columns, and change places"
+    elif kind == MADE_ROW_TYPE:
+        detail += "; functions make values of this row type, which may change places"
     elif re.search(r"\b[0-9a-f]{32}\b", wanted):
         detail = "is not as in the source"
     return SchemaDifference(kind, identity, "different", detail)
 
 
-# A comment on what every database has is in no dump, but for schema public's.
-_COMMENTS = f"""
-SELECT i.type || ' ' || i.identity FROM pg_catalog.pg_description d,
-       pg_catalog.pg_identify_object(d.classoid, d.objoid, d.objsubid) i
- WHERE d.objoid < 16384 AND {_since_initdb("d")}
-   AND NOT (i.type = 'schema' AND i.identity = 'public') ORDER BY 1
-"""
-
-
 def comments_left_out(connection: Connection) -> list[str]:
-    """Return PostgreSQL's own objects that users have commented on."""
-    return [row[0] for row in connection.execute(_COMMENTS)]
+    """Return PostgreSQL's or extensions' objects whose comments no statement puts back."""
+    return sorted(
+        f"{kind} {name}"
+        for kind, name, _ in connection.execute(COMMENTS.replace("{chosen}", COMMENTED))
+        if kind not in COMMENTABLE
+    )
 
 
 def money_settings(connection: Connection) -> dict[str, str]:

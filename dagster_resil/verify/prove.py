@@ -25,7 +25,7 @@ from dagster_resil.errors import (
     SourceUnreachable,
     VaultError,
 )
-from dagster_resil.postgres.catalogues import compare_catalogues
+from dagster_resil.postgres.catalogues import MADE_ROW_TYPE, compare_catalogues
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.fingerprints import UNSEEN
 from dagster_resil.postgres.globals_file import NotAsWritten, read_globals_file
@@ -589,11 +589,13 @@ def compare_database(
             if (own_server or not is_about_the_server(difference))
             and difference.kind not in ignored
         ]
-        versions = [each for each in differences if each.kind == EXTENSION_VERSION]
-        if versions and len(versions) == len(differences):
-            # It is the server that lacks the source's: that says nothing about the backup.
+        # It is the server that lacks the source's extension, or a function's own affair what it
+        # makes of columns in another order: that says nothing about the backup.
+        unsure = [each for each in differences if each.kind in (EXTENSION_VERSION, MADE_ROW_TYPE)]
+        if unsure and len(unsure) == len(differences):
+            words = {EXTENSION_VERSION: "extension", MADE_ROW_TYPE: "row type"}[unsure[0].kind]
             unsettled = unsettled or (
-                f"extension {versions[0].identity} {versions[0].detail or versions[0].what}"
+                f"{words} {unsure[0].identity} {unsure[0].detail or unsure[0].what}"
             )
             differences = []
         contents = _with_money(contents_check(comparison), connection, manifest.source)
