@@ -114,6 +114,18 @@ SELECT l.lanname, CASE a.grantee WHEN 0 THEN NULL ELSE pg_catalog.pg_get_userbyi
  WHERE NOT l.lanispl AND {changed("l")} ORDER BY 1, 2 NULLS FIRST
 """
 
+# A table that was made a child of one whose check is not valid yet has it as a valid one; pg_dump
+# adds the check to both at once.
+_VALIDATED = """
+SELECT k.conrelid::pg_catalog.regclass::pg_catalog.text, pg_catalog.quote_ident(k.conname)
+  FROM pg_catalog.pg_constraint k
+ WHERE k.contype = 'c' AND k.convalidated AND k.conrelid >= 16384 AND EXISTS (
+       SELECT FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_constraint p
+           ON p.conrelid = i.inhparent AND p.conname = k.conname AND p.contype = 'c'
+        WHERE i.inhrelid = k.conrelid AND NOT p.convalidated)
+ ORDER BY 1, 2
+"""
+
 _HAS = """
 SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'public'),
        EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'plpgsql')
@@ -194,11 +206,11 @@ def _text_search(connection: Connection) -> Iterator[Adjustment]:
 
 
 def _properties(connection: Connection) -> Iterator[Adjustment]:
-    """Yield what of the server's and of extensions' objects a statement of its own sets.
-
-    These come when everything else is there: an owner may not lack what it takes to be made.
-    """
-    statements: list[tuple[str, str]] = []
+    """Yield what is set by a statement of its own, when everything is there."""
+    statements: list[tuple[str, str]] = [
+        (f"check {name} of {table}", f"ALTER TABLE ONLY {table} VALIDATE CONSTRAINT {name}")
+        for table, name in connection.execute(_VALIDATED).fetchall()
+    ]
     for name, restricts, restriction, joins, join in connection.execute(_OPERATORS).fetchall():
         settings = (
             f"RESTRICT = {restriction if restricts else 'NONE'}, JOIN = {join if joins else 'NONE'}"

@@ -131,6 +131,46 @@ def _comes_last(entry: Entry) -> bool:
     )
 
 
+_OF_SEVERAL_TABLES = ("CHECK CONSTRAINT", "FK CONSTRAINT", "TRIGGER")
+
+
+def _locks_several_tables(entries: Sequence[Entry]) -> dict[int, Entry]:
+    """Return the entries behind the data that lock a table with its partitions or children.
+
+    pg_restore knows of one table for each entry, so two of them could wait for each other's.
+    """
+    tables = {entry.dump_id: entry for entry in entries if entry.kind == "TABLE"}
+    related = {number for number, table in tables.items() if "\nPARTITION BY " in _text(table)}
+    for entry in entries:
+        if entry.kind == "TABLE ATTACH" or "\nINHERITS (" in _text(entry):
+            related.update(map(int, entry.dependencies), [entry.dump_id])
+    needed = {entry.dump_id: set(map(int, entry.dependencies)) for entry in entries}
+    return {
+        entry.dump_id: entry
+        for entry in entries
+        if entry.section == Section.POST_DATA
+        and entry.kind in _OF_SEVERAL_TABLES
+        # A foreign key depends on the key that it refers to, and that one on its table.
+        and any(
+            number in related or needed.get(number, set()) & related
+            for number in needed[entry.dump_id]
+        )
+    }
+
+
+def _text(entry: Entry) -> str:
+    return entry.definition or ""
+
+
+def _dependent(entries: Iterable[Entry], needed: Collection[int]) -> set[int]:
+    """Return which entries depend on some, over however many others."""
+    found = set(needed)
+    for entry in entries:  # what is needed stands before what needs it
+        if found.intersection(map(int, entry.dependencies)):
+            found.add(entry.dump_id)
+    return found
+
+
 def _chained(entries: Iterable[Entry], first: Sequence[str]) -> list[Entry]:
     """Have each of some entries depend on the one before it, and the first on others."""
     made: list[Entry] = []
@@ -292,7 +332,9 @@ class TableOfContents:
         A function may look at anything, without a dependency: one that a check constraint calls
         while rows are loaded, one in a materialized view, one of an event trigger. So tables with
         such constraints are loaded after the others, materialized views are refreshed one after
-        another behind everything else, and event triggers come last of all.
+        another behind everything else, and event triggers come last of all. What locks several
+        tables (a foreign key of a partitioned one) comes one after another, when nothing else is
+        under way that could hold one of them; so do our own statements.
 
         :param looking: tables, by schema and name, of which rows are checked by users' functions.
         """
@@ -317,6 +359,18 @@ class TableOfContents:
         if looked:
             place = _first(entries, lambda entry: entry.section == Section.POST_DATA)
             entries[place:place] = looked
+        wide = _locks_several_tables(entries)
+        behind = _dependent(entries, wide)
+        late = [e for e in entries if e.section == Section.POST_DATA and e.kind != ADJUSTMENT]
+        narrow = [str(e.dump_id) for e in late if e.dump_id not in behind]
+        in_turn = {e.dump_id: e for e in _chained(wide.values(), narrow)} | {
+            e.dump_id: e
+            for e in _chained(
+                [e for e in entries if e.kind == ADJUSTMENT and e.section == Section.POST_DATA],
+                [str(e.dump_id) for e in late],
+            )
+        }
+        entries = [in_turn.get(e.dump_id, e) for e in entries]
         refreshes = [e for e in last.values() if e.kind == "MATERIALIZED VIEW DATA"]
         triggers = [e for e in last.values() if e.kind == "EVENT TRIGGER"]
         others = [e for e in last.values() if e.kind not in _LAST_KINDS]

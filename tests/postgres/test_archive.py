@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import resource
 from collections.abc import Callable
@@ -193,3 +194,45 @@ def test_data_goes_before_what_comes_after_data(small: Callable[[int], bytes]) -
         made.with_table_data({table.oid: ("COPY …;\n", "table_2.dat")})
     with pytest.raises(ArchiveUnreadable, match="without its data"):
         bare.with_table_data({1: ("COPY …;\n", "table_1.dat")})
+
+
+def test_what_locks_several_tables_is_restored_when_nothing_else_is(
+    source: Source, tmp_path: Path
+) -> None:
+    """Two that wait for each other's table are a deadlock, which pg_restore knows nothing of."""
+    endpoint = source.create()
+    source.execute(
+        endpoint,
+        "CREATE TABLE a (id int PRIMARY KEY, b_id int) PARTITION BY RANGE (id)",
+        "CREATE TABLE a1 PARTITION OF a FOR VALUES FROM (0) TO (10) PARTITION BY HASH (id)",
+        "CREATE TABLE a11 PARTITION OF a1 FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+        "CREATE TABLE b (id int PRIMARY KEY, a_id int REFERENCES a)",
+        "ALTER TABLE a ADD FOREIGN KEY (b_id) REFERENCES b",
+        "CREATE INDEX ON a (b_id)",
+        "CREATE TABLE parent (id int)",
+        "CREATE TABLE child () INHERITS (parent)",
+        "ALTER TABLE parent ADD CHECK (id > 0) NOT VALID",
+        "CREATE TABLE apart (id int PRIMARY KEY)",
+        "CREATE TABLE apart_too (id int REFERENCES apart)",
+    )
+    toc = read_contents(dumped(source.programs, endpoint, tmp_path / "archive", "--schema-only"))
+
+    ordered = toc.in_fixed_order()
+
+    late = [entry for entry in ordered.entries if entry.section == Section.POST_DATA]
+    wide = [entry for entry in late if entry.kind in ("FK CONSTRAINT", "CHECK CONSTRAINT")]
+    apart = [entry for entry in wide if entry.tag.startswith("apart_too ")]
+    wide = [entry for entry in wide if entry not in apart]
+    assert sorted(entry.tag for entry in wide) == [
+        "a a_b_id_fkey",
+        "b b_a_id_fkey",
+        "parent parent_id_check",
+    ]
+    others = {str(entry.dump_id) for entry in late} - {str(entry.dump_id) for entry in wide}
+    assert others <= set(wide[0].dependencies)
+    for before, entry in itertools.pairwise(wide):
+        assert str(before.dump_id) in entry.dependencies
+    # Those of tables that have nothing to do with others are restored side by side.
+    plain = {entry.dump_id: entry for entry in toc.entries}
+    assert all(plain[entry.dump_id] == entry for entry in apart)
+    assert ordered.in_fixed_order() == ordered

@@ -276,6 +276,20 @@ CARRIED: dict[str, tuple[tuple[str, ...], str]] = {
         "SELECT string_agg(description, ' ' ORDER BY description) FROM pg_description "
         "WHERE description ~ '^c[0-9]+$'",
     ),
+    "a check that is valid of a child alone": (
+        (
+            "CREATE TABLE parent (a int)",
+            "INSERT INTO parent VALUES (-1)",
+            "ALTER TABLE parent ADD CONSTRAINT positive CHECK (a > 0) NOT VALID",
+            "CREATE TABLE child () INHERITS (parent)",
+            "CREATE TABLE p (a int) PARTITION BY LIST (a)",
+            "ALTER TABLE p ADD CONSTRAINT positive CHECK (a > 0) NOT VALID",
+            "CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1)",
+        ),
+        "SELECT string_agg(conrelid::regclass || ' ' || convalidated::text, ', ' ORDER BY 1) FROM "
+        "(SELECT conrelid, convalidated FROM pg_constraint WHERE contype = 'c' "
+        "ORDER BY conrelid::regclass::text) c",
+    ),
     "no plpgsql": (
         ("CREATE TABLE t (id int)", "DROP EXTENSION plpgsql"),
         "SELECT count(*) FROM pg_extension",
