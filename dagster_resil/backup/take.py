@@ -603,7 +603,7 @@ def _left_out(
         found.append(f"subscriptions ({count:,}): PostgreSQL shows them to superusers alone")
     if commented := comments_left_out(snapshot.connection):
         shown = ", ".join(commented[:3]) + (", …" if len(commented) > 3 else "")
-        found.append(f"comments on objects of PostgreSQL's own ({len(commented):,}): {shown}")
+        found.append(f"comments that no statement puts back ({len(commented):,}): {shown}")
     return tuple(found)
 
 

@@ -424,9 +424,19 @@ def _read_items(connection: Connection, queries: Iterable[str]) -> tuple[Item, .
             # encoding, and no settings that are not.
             if kind == "DATABASE":
                 properties = _UNREADABLE_WORD.sub("", properties)
+                if not _comment_is_readable(connection):
+                    properties = properties.rpartition(", comment ")[0] + ", comment "
             if kind not in _AROUND or (properties and is_readable(identity + properties)):
                 items.append(Item(kind=kind, identity=identity, properties=properties or ""))
     return tuple(sorted(items, key=lambda item: (item.kind, item.identity, item.properties)))
+
+
+def _comment_is_readable(connection: Connection) -> bool:
+    row = connection.execute(
+        "SELECT pg_catalog.shobj_description(oid, 'pg_database') FROM pg_catalog.pg_database "
+        "WHERE datname = pg_catalog.current_database()"
+    ).fetchone()
+    return row is None or row[0] is None or is_readable(row[0])
 
 
 def compare_inventories(source: Inventory, restored: Inventory) -> list[SchemaDifference]:

@@ -49,7 +49,8 @@ def take_server_inventory(connection: Connection) -> tuple[Item, ...]:
 
     found: _Lines = {}
     for name, predefined, *flags, limit, until, comment in connection.execute(
-        f"SELECT rolname, pg_catalog.starts_with(rolname::pg_catalog.text, 'pg_'), "
+        # starts_with() refuses a name that is not valid in the database's encoding.
+        f"SELECT rolname, rolname OPERATOR(pg_catalog.~) '^pg_', "
         f"{', '.join(_FLAGS)}, rolconnlimit, rolvaliduntil::pg_catalog.text, "
         "(SELECT c.description FROM pg_catalog.pg_shdescription c WHERE c.objoid = r.oid "
         "AND c.classoid = 'pg_catalog.pg_authid'::pg_catalog.regclass) "
