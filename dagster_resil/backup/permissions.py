@@ -11,7 +11,12 @@ from dagster_resil.errors import BackupFailed, PermissionMissing
 from dagster_resil.postgres.archive import codec
 from dagster_resil.postgres.catalogues import money_settings
 from dagster_resil.postgres.connection import Connection, Endpoint
-from dagster_resil.postgres.session import FOR_DUMPS, differing, without_login_triggers
+from dagster_resil.postgres.session import (
+    FOR_DUMPS,
+    differing,
+    without_login_triggers,
+    without_time_outs,
+)
 from dagster_resil.postgres.tables import Relation, list_tables
 from dagster_resil.text import is_readable
 
@@ -76,13 +81,15 @@ def as_reader(endpoint: Endpoint) -> Reader:
 
     :raises SourceUnreachable: no connection.
     """
-    with endpoint.connect(autocommit=True) as connection:
+    # In a transaction what is set is gone at its end, also where a pooler lends the session.
+    with endpoint.connect(autocommit=True) as connection, connection.transaction():
+        connection.execute(without_time_outs(connection.info.server_version))
         money = money_settings(connection)
         row = connection.execute("SELECT pg_catalog.current_setting('lc_monetary')").fetchone()
         settings = differing(connection, FOR_DUMPS | money) | without_login_triggers(connection)
         acts_as = differing(connection, {"role": "none"})
         if acts_as:
-            connection.execute("SELECT pg_catalog.set_config('role', 'none', false)")
+            connection.execute("SELECT pg_catalog.set_config('role', 'none', true)")
             try:
                 check_permissions(connection, list_tables(connection))
             except PermissionMissing:

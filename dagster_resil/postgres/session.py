@@ -33,11 +33,10 @@ _SETTINGS = {
     "synchronize_seqscans": "off",
     # …a standby refuses queries of the isolation level that some databases have by default…
     "default_transaction_isolation": "read committed",
-    # …and neither an error nor a time-out of the role or database ends a session.
+    # …and no error ends a session.
     "exit_on_error": "off",
-    "statement_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
 }
+_TIME_OUTS = ("statement_timeout", "idle_in_transaction_session_timeout")
 
 # As pg_dump sets it: what was put in the place of a table that is to be read is not read. Minor
 # releases of August 2024 and later know it.
@@ -119,18 +118,32 @@ def settling(
     :param server_version: 150018 for 15.18.
     """
     settings = dict(_SETTINGS, lock_timeout=f"{int(lock_timeout_s * 1000)}ms")
+    settings |= dict.fromkeys(_time_outs(server_version), "0")
     if gentle:
         settings["max_parallel_workers_per_gather"] = "0"
         settings["jit"] = "off"
         settings["default_transaction_read_only"] = "on"
-    if server_version >= 140000:
-        settings["idle_session_timeout"] = "0"
-    if server_version >= 170000:
-        settings["transaction_timeout"] = "0"
-    calls = [
-        sql.SQL("pg_catalog.set_config({}, {}, false)").format(sql.Literal(key), sql.Literal(value))
-        for key, value in settings.items()
-    ]
+    calls = _calls(settings, for_transaction=False)
     if gentle:
         calls.append(sql.SQL(_NO_VIEWS).format())
     return sql.SQL("SELECT {}").format(sql.SQL(", ").join(calls))
+
+
+def without_time_outs(server_version: int) -> sql.Composed:
+    """Return the statement that lifts every time-out until the transaction ends."""
+    calls = _calls(dict.fromkeys(_time_outs(server_version), "0"), for_transaction=True)
+    return sql.SQL("SELECT {}").format(sql.SQL(", ").join(calls))
+
+
+def _time_outs(server_version: int) -> list[str]:
+    later = {"idle_session_timeout": 140000, "transaction_timeout": 170000}
+    return [*_TIME_OUTS, *(name for name, since in later.items() if server_version >= since)]
+
+
+def _calls(settings: Mapping[str, str], *, for_transaction: bool) -> list[sql.Composed]:
+    return [
+        sql.SQL("pg_catalog.set_config({}, {}, {})").format(
+            sql.Literal(key), sql.Literal(value), sql.Literal(for_transaction)
+        )
+        for key, value in settings.items()
+    ]

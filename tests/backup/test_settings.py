@@ -12,6 +12,7 @@ from psycopg import sql
 from dagster_resil.backup.take import BackupSettings, take_backup
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.errors import PermissionMissing
+from dagster_resil.postgres.catalogues import money_settings
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.restore import restore_backup
 from dagster_resil.vault.base import Vault
@@ -155,6 +156,25 @@ def test_all_of_them_change_nothing(
     target = own_source.create()
     report = restore_backup(vault, manifest, target)
     assert not [check for check in report.checks if str(check.verdict) != "PASS"]
+
+
+@pytest.mark.parametrize("name", ["statement_timeout", "transaction_timeout"])
+def test_a_time_out_does_not_end_the_first_look(
+    source: Source, vault: Vault, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has to be found out before anything is set takes its time in a large database."""
+    if name == "transaction_timeout" and source.major < 17:
+        return
+    database = source.create()
+    source.execute(database, "CREATE TABLE t AS SELECT 1 AS a")
+    set_for(source, database, "database", **{name: "500ms"})
+
+    def slowly(connection: Connection) -> dict[str, str]:
+        connection.execute("SELECT pg_catalog.pg_sleep(0.7)")
+        return money_settings(connection)
+
+    monkeypatch.setattr("dagster_resil.backup.permissions.money_settings", slowly)
+    assert_passes(verify_backup(vault, take_backup(database, vault, name="app")))
 
 
 @pytest.mark.parametrize("where", ["database", "login", "login in database"])
