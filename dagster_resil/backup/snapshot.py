@@ -62,6 +62,7 @@ SELECT DISTINCT NOT l.granted, c.relname, l.pid, a.application_name, x.gid
    AND (l.pid IS NULL OR l.pid <> pg_catalog.pg_backend_pid())
  ORDER BY 1, 2, 3 LIMIT 6
 """
+_WORKERS_WAIT_S = 5
 _LOST_HINT = (
     "look in the server's log for a restart, a terminated session or a recovery conflict (on a "
     "replica: hot_standby_feedback = on); then run the backup again"
@@ -195,7 +196,9 @@ class HeldSnapshot:
         connection = self.endpoint.connect(application_name="dagster_resil compare")
         try:
             connection.autocommit = True
-            settle(connection, gentle=True)
+            # The holder has the locks already: who waits stands behind a session that waits for an
+            # exclusive one, and so does everybody else.
+            settle(connection, lock_timeout_s=_WORKERS_WAIT_S, gentle=True)
             connection.autocommit = False
             self.adopt(connection)
             yield connection

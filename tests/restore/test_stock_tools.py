@@ -34,7 +34,7 @@ ODD = """
 CREATE TABLE public.end_marks (a text);
 INSERT INTO public.end_marks SELECT (ARRAY['\\.', '', NULL, E'\\\\.\\n\\\\.', 'x'])[1 + n % 5]
   FROM generate_series(1, 5000) n;
-CREATE TABLE public.all_deleted (a int, b text);
+CREATE TABLE public.all_deleted (a int, b text) WITH (autovacuum_enabled = off);
 INSERT INTO public.all_deleted SELECT n, repeat('x', 50) FROM generate_series(1, 5000) n;
 DELETE FROM public.all_deleted;
 CREATE TABLE public."ta""ble\n%s .0001" (a int, "c'd\\" text);
