@@ -385,7 +385,8 @@ COMMENTABLE = {
 
 # A comment on what a restore makes anew is in no dump, but for schema public's.
 COMMENTED = f"""((d.objoid < 16384 AND {_since_initdb("d")}
-      AND NOT (d.objoid = 2200 AND d.classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass))
+      AND NOT (d.objoid = 2200 AND d.classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass)
+      AND d.classoid <> 'pg_catalog.pg_largeobject'::pg_catalog.regclass)
   OR EXISTS (SELECT FROM pg_catalog.pg_depend m
               WHERE m.classid = d.classoid AND m.objid = d.objoid AND m.deptype = 'e'
                 AND m.xmin::pg_catalog.text <> d.xmin::pg_catalog.text))"""

@@ -311,9 +311,11 @@ def _queries(version: int) -> dict[str, str]:
             "SELECT 'COMMENT', i.type || ' ' || i.identity, pg_catalog.md5(d.description) "
             "FROM pg_catalog.pg_description d, "
             "pg_catalog.pg_identify_object(d.classoid, d.objoid, d.objsubid) i "
-            # 2200 is schema public, which may have got another name.
+            # 2200 is schema public, which may have got another name. A large object has the number
+            # that whoever made it has chosen.
             "WHERE (d.objoid >= 16384 OR d.objoid = 2200 AND d.classoid = "
-            "'pg_catalog.pg_namespace'::pg_catalog.regclass) "
+            "'pg_catalog.pg_namespace'::pg_catalog.regclass OR d.classoid = "
+            "'pg_catalog.pg_largeobject'::pg_catalog.regclass) "
             "AND i.identity !~ '^pg_(temp|toast)' "
             "AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.classid = d.classoid "
             "AND x.objid = d.objoid AND x.deptype = 'e')"

@@ -35,6 +35,8 @@ CREATE MATERIALIZED VIEW totals AS SELECT parent_id, sum(amount) FROM child GROU
 CREATE VIEW small AS SELECT * FROM child WHERE amount < 10;
 SELECT lo_from_bytea(424242, 'one large object');
 SELECT lo_from_bytea(424243, 'another large object');
+SELECT lo_from_bytea(77, 'one with a low number');
+COMMENT ON LARGE OBJECT 77 IS 'what is told';
 ALTER TABLE parent ENABLE ROW LEVEL SECURITY;
 CREATE POLICY everybody ON parent USING (id > 0);
 COMMENT ON TABLE child IS 'what is told';
@@ -106,6 +108,11 @@ IN_THE_ARCHIVE = {
         "SELECT lo_put(424243, 0, 'A')",
         "contents_match",
         "large objects",
+    ),
+    "large object's comment changed": (
+        "COMMENT ON LARGE OBJECT 77 IS 'another'",
+        "schema_matches",
+        "large object 77",
     ),
     "materialized view unpopulated": (
         "REFRESH MATERIALIZED VIEW totals WITH NO DATA",
