@@ -160,5 +160,9 @@ if [ "$client" -ge 17 ] && [ "$server" -lt 170000 ]; then
 else
     restore --exit-on-error
 fi
-apply settings
+if ! apply settings; then
+    echo "restore.sh: all is restored but the owner, grants and settings of the database" >&2
+    echo "hint: as a superuser, in the backup's folder: psql -X -v roles=off -f globals.sql -d URL" >&2
+    exit 1
+fi
 echo "restored into the target database; compare its rows with the manifest's before you rely on it"

@@ -201,6 +201,33 @@ def test_restore_sh_without_a_password_says_so(one_source: Source, vault: Vault)
     assert "hint:" in done.stderr
 
 
+def test_restore_sh_says_what_a_login_without_rights_leaves_out(
+    one_source: Source, vault: Vault
+) -> None:
+    endpoint = one_source.create()
+    one_source.execute(
+        endpoint,
+        "CREATE TABLE t AS SELECT 1 AS a",
+        "COMMENT ON FUNCTION pg_catalog.now() IS 'a superuser alone may say so'",
+    )
+    manifest = take_backup(endpoint, vault, name="app")
+    assert isinstance(vault, LocalVault)
+    folder = vault.path / "app" / "backups" / manifest.backup_id
+    with run_server(one_source.programs) as other:
+        target = other.create()
+        database = target.parameters["dbname"]
+        with other.admin() as connection:
+            connection.execute("CREATE ROLE app LOGIN PASSWORD 'app'")
+            connection.execute(f'ALTER DATABASE "{database}" OWNER TO app')
+        login = Endpoint({**target.parameters, "user": "app"}, "app", private=True)
+        done = sh(folder, other, login, RESTORE_OPTIONS="--no-owner --no-acl", ROLES="off")
+        assert done.returncode == 1
+        assert "all is restored but the owner, grants and settings of the database" in done.stderr
+        assert "psql -X -v roles=off -f globals.sql" in done.stderr
+        with login.connect() as session:
+            assert session.execute("SELECT a FROM public.t").fetchone() == (1,)
+
+
 def test_a_restore_compares_again(source: Source, vault: Vault) -> None:
     endpoint = source.create()
     load(endpoint, source.programs, "hostile")
