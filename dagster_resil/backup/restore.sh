@@ -33,9 +33,11 @@ for program in psql pg_restore $copier; do
 done
 
 # Nothing that the target has is to be taken for PostgreSQL's own: the search_path is empty before
-# the first query. pg_restore sees to that itself.
+# the first query, and as it was behind it, also where a pooler lends the session. pg_restore sees to
+# that itself.
 ask() {
-    psql -X -A -t -q -v ON_ERROR_STOP=1 -d "$target" -c "SET search_path TO ''" -c "$1"
+    psql -X -A -t -q -v ON_ERROR_STOP=1 -d "$target" \
+        -c "BEGIN; SET LOCAL search_path TO ''; $1; COMMIT"
 }
 held=$(ask "
     SELECT count(*) FROM (
