@@ -11,6 +11,7 @@ from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.damage import LocalBackup
 from dagster_resil.postgres.catalogues import compare_catalogues, read_catalogues
 from dagster_resil.postgres.connection import Connection, Endpoint
+from dagster_resil.postgres.inventory import Inventory, Item, compare_inventories
 from dagster_resil.postgres.session import settle
 from dagster_resil.vault import open_vault
 from dagster_resil.vault.model import Receipt
@@ -580,6 +581,16 @@ def stock_restores(source: Source, backup: LocalBackup) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_what_earlier_releases_did_not_list_is_not_unexpected() -> None:
+    told, named = (
+        Item(kind="COMMENT", identity=f"large object {number}", properties="md5")
+        for number in (77, 16385)
+    )
+    found = compare_inventories(Inventory(items=()), Inventory(items=(told, named)))
+    assert [difference.identity for difference in found] == ["large object 16385"]
+    assert compare_inventories(Inventory(items=(told,)), Inventory(items=()))
 
 
 def test_a_connection_for_catalogues_needs_no_superuser(one_source: Source) -> None:
