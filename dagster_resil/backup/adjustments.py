@@ -2,9 +2,9 @@
 
 pg_dump makes an extension's members, PostgreSQL's own objects and the triggers that keep a
 constraint as they are by default. What users have changed there is put back by statements among the
-archive's entries, so that every way of restoring it runs them. Most of them need a superuser: where
-the login that restores is none, they give a warning and the restore goes on; the comparison then
-finds what is missing.
+archive's entries, so that every way of restoring it runs them. Most of them need a superuser. One
+that can't be done where it is restored gives a warning, and the restore goes on: it is not to be in
+the way of the data, and a comparison finds what is missing.
 """
 
 from __future__ import annotations
@@ -244,15 +244,7 @@ def _properties(connection: Connection) -> Iterator[Adjustment]:
             say = f"COMMENT ON {COMMENTABLE[kind]} {name} IS {comment}"
             statements.append((f"comment on {kind} {name}", say))
     for tag, text in statements:
-        yield Adjustment(
-            tag,
-            _block(
-                connection,
-                f"EXECUTE {sql.Literal(text).as_string(connection)};",
-                refused="others",
-            ),
-            Section.POST_DATA,
-        )
+        yield Adjustment(tag, _unless_refused(connection, text), Section.POST_DATA)
 
 
 def _triggers(connection: Connection) -> Iterator[Adjustment]:
@@ -293,14 +285,11 @@ def _unless_refused(connection: Connection, *statements: str) -> str:
     )
 
 
-_REFUSED = "insufficient_privilege OR dependent_objects_still_exist"
-
-
-def _block(connection: Connection, body: str, refused: str = _REFUSED) -> str:
-    """Return a statement that runs some of PL/pgSQL, and goes on where the login may not."""
+def _block(connection: Connection, body: str) -> str:
+    """Return a statement that runs some of PL/pgSQL, and goes on where that can't be done here."""
     block = (
         f"DECLARE s pg_catalog.text; BEGIN {body} "
-        f"EXCEPTION WHEN {refused} THEN "
+        "EXCEPTION WHEN others THEN "
         "RAISE WARNING 'not put back as in the source: %', SQLERRM; END"
     )
     return f"DO LANGUAGE plpgsql {sql.Literal(block).as_string(connection)};"

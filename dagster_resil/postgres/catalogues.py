@@ -3,8 +3,8 @@
 pg_dump leaves out what belongs to PostgreSQL or to an extension, since a restore makes it anew; so
 it leaves out too what users have changed there. The queries here find that. Some list everything
 of a class; others only what has been changed, by the transaction that has written its row: a row of
-initdb's is older than the comment on template0, which initdb writes nearly last; a row of an
-extension's is of the same transaction and command as its membership in the extension. What is
+initdb's is no newer than what initdb makes last; a row of an extension's is of the same transaction
+and command as its membership in the extension. What is
 listed for no good reason does no harm: it is equal in a restored database.
 """
 
@@ -40,17 +40,27 @@ def altered(catalog: str, alias: str) -> str:
 
 
 def changed(alias: str) -> str:
-    """Return SQL for whether a row of initdb's was changed since; true where that is not known."""
-    return f"({alias}.oid < 16384 AND COALESCE({_since_initdb(alias)}, true))"
+    """Return SQL for whether a row of initdb's was changed since."""
+    return f"({alias}.oid < 16384 AND {_since_initdb(alias)})"
+
+
+# Transactions of initdb have low numbers, which no later one has before 2^32 have passed. Its last
+# ones in a database made the views of information_schema, in the order of their OIDs, and
+# plpgsql. A user may have dropped either, or have changed a view or its type.
+_LAST_OF_INITDB = """GREATEST(
+    (SELECT LEAST(r.xmin::pg_catalog.text::pg_catalog.int8,
+                  t.xmin::pg_catalog.text::pg_catalog.int8)
+       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+       JOIN pg_catalog.pg_rewrite r ON r.ev_class = c.oid
+       JOIN pg_catalog.pg_type t ON t.oid = c.reltype
+      WHERE n.nspname = 'information_schema' AND c.relkind = 'v' AND c.oid < 16384
+      ORDER BY c.oid DESC LIMIT 1),
+    (SELECT e.xmin::pg_catalog.text::pg_catalog.int8 FROM pg_catalog.pg_extension e
+      WHERE e.extname = 'plpgsql' AND e.oid < 16384))"""
 
 
 def _since_initdb(alias: str) -> str:
-    return (
-        f"pg_catalog.age({alias}.xmin) < (SELECT "
-        "pg_catalog.age(i.xmin) FROM pg_catalog.pg_shdescription i JOIN pg_catalog.pg_database b "
-        "ON b.oid = i.objoid AND b.datname = 'template0' "
-        "WHERE i.classoid = 'pg_catalog.pg_database'::pg_catalog.regclass)"
-    )
+    return f"{alias}.xmin::pg_catalog.text::pg_catalog.int8 > (SELECT {_LAST_OF_INITDB})"
 
 
 def made_in_system(catalog: str, alias: str, schema: str = "n.nspname") -> str:

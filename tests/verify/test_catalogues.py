@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dagster_resil.backup.adjustments import read_adjustments
 from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.damage import LocalBackup
 from dagster_resil.postgres.catalogues import compare_catalogues, read_catalogues
@@ -17,7 +18,7 @@ from dagster_resil.vault import open_vault
 from dagster_resil.vault.model import Receipt
 from dagster_resil.verify.prove import verify_backup
 from dagster_resil.verify.verdict import Verdict
-from tests.conftest import Source
+from tests.conftest import Source, run_server
 
 
 def taken(endpoint: Endpoint, folder: Path) -> LocalBackup:
@@ -509,6 +510,63 @@ def test_nothing_is_found_that_is_not_there(source: Source, kind: str, tmp_path:
     endpoint = source.create()
     source.execute(endpoint, *CREATED[kind])
     assert_passes(verified(taken(endpoint, tmp_path)))
+
+
+def chosen(endpoint: Endpoint) -> set[str]:
+    """Return what is listed as changed, besides what is listed of every database."""
+    with endpoint.connect(autocommit=True) as connection:
+        settle(connection)
+        adjusted = {adjustment.tag for adjustment in read_adjustments(connection)}
+        found = read_catalogues(connection)
+    listed = {"text search configurations", "members of extensions", "languages"}
+    others = {item.identity for name in found.keys() - listed for item in found[name]}
+    return adjusted | others
+
+
+LATER: dict[str, tuple[str, ...]] = {
+    "nothing": (),
+    "no comment on template0": ("COMMENT ON DATABASE template0 IS NULL",),
+    "another comment on template0": ("COMMENT ON DATABASE template0 IS 'ours'",),
+    "plpgsql is dropped": ("DROP EXTENSION plpgsql",),
+    "plpgsql is made again": ("DROP EXTENSION plpgsql", "CREATE EXTENSION plpgsql"),
+    "privileges in information_schema": (
+        "REVOKE SELECT ON ALL TABLES IN SCHEMA information_schema FROM PUBLIC",
+    ),
+    "the rows are frozen": ("VACUUM FREEZE pg_proc", "VACUUM FREEZE pg_rewrite"),
+}
+
+
+@pytest.mark.parametrize("later", LATER)
+def test_what_was_changed_is_told_from_what_initdb_made(source: Source, later: str) -> None:
+    """What is taken for changed is put back, so nothing must be that was not."""
+    with run_server(source.programs) as own:  # template0 is everybody's
+        endpoint = own.create()
+        own.execute(endpoint, *LATER[later])
+        made = {"extension plpgsql, which the source has not"} if "dropped" in later else set()
+        assert chosen(endpoint) == made
+        own.execute(endpoint, "ALTER FUNCTION pg_catalog.justify_hours(interval) COST 7")
+        assert chosen(endpoint) - made == {
+            "function justify_hours(interval)",
+            "justify_hours(interval)",
+        }
+
+
+def test_what_can_not_be_put_back_keeps_nothing_from_being_restored(
+    one_source: Source, tmp_path: Path
+) -> None:
+    endpoint = one_source.create()
+    one_source.execute(
+        endpoint,
+        "CREATE TABLE t AS SELECT 1 AS a",
+        # No statement gives a function with such a result.
+        "UPDATE pg_proc SET procost = 7 WHERE proname = 'range_recv'",
+    )
+    backup = taken(endpoint, tmp_path)
+    receipt = verified(backup)
+    assert receipt.check("restores_cleanly").verdict is Verdict.PASS
+    assert receipt.check("schema_matches").verdict is Verdict.FAIL
+    assert "range_recv" in receipt.check("schema_matches").summary
+    assert read(restored_by_script(one_source, backup), "SELECT a FROM public.t") == 1
 
 
 NO_DDL = (
