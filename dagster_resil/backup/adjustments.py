@@ -19,6 +19,7 @@ from dagster_resil.postgres.catalogues import (
     COMMENTED,
     COMMENTS,
     altered,
+    altered_later,
     changed,
     made_in_system,
     owned,
@@ -103,7 +104,7 @@ SELECT i.identity, o.oprrest::pg_catalog.oid <> 0, o.oprrest::pg_catalog.text,
        o.oprjoin::pg_catalog.oid <> 0, o.oprjoin::pg_catalog.text
   FROM pg_catalog.pg_operator o CROSS JOIN LATERAL pg_catalog.pg_identify_object(
        'pg_catalog.pg_operator'::pg_catalog.regclass, o.oid, 0) i
- WHERE {changed("o")} OR {altered("pg_operator", "o")} ORDER BY 1
+ WHERE {changed("o")} OR {altered_later("pg_operator", "o")} ORDER BY 1
 """
 
 _LANGUAGES = f"""

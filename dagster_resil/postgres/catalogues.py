@@ -31,11 +31,23 @@ def _member(catalog: str, alias: str) -> str:
 
 
 def altered(catalog: str, alias: str) -> str:
-    """Return SQL for whether an extension's member was changed after the extension made it."""
+    """Return SQL for whether an extension's member was changed after the extension made it.
+
+    After pg_upgrade, which makes members anew, that is so of all of them.
+    """
     other = (
         f" AND (m.xmin::pg_catalog.text, m.cmin::pg_catalog.text) <> "
         f"({alias}.xmin::pg_catalog.text, {alias}.cmin::pg_catalog.text)"
     )
+    return _MEMBER.format(catalog=catalog, alias=alias, further=other)
+
+
+def altered_later(catalog: str, alias: str) -> str:
+    """Return SQL for whether a later transaction has changed an extension's member.
+
+    That of the extension itself writes some rows twice: an operator's when its commutator is made.
+    """
+    other = f" AND m.xmin::pg_catalog.text <> {alias}.xmin::pg_catalog.text"
     return _MEMBER.format(catalog=catalog, alias=alias, further=other)
 
 
@@ -531,9 +543,10 @@ def _parts(version: int) -> dict[str, _Part]:
         "types": _Part(
             _TYPE,
             f"({made_in_system('pg_type', 't')} OR (t.typtype IN ('d', 'e') "
-            f"AND {_member('pg_type', 't')}) OR (t.typtype = 'b' AND {altered('pg_type', 't')}))",
+            f"AND {_member('pg_type', 't')}) "
+            f"OR (t.typtype = 'b' AND {altered_later('pg_type', 't')}))",
         ),
-        "operators of extensions": _Part(_OPERATOR, altered("pg_operator", "o")),
+        "operators of extensions": _Part(_OPERATOR, altered_later("pg_operator", "o")),
         "operator families": _Part(_LOOSE, "(q.made_by IS NULL OR q.writer <> q.made_by)"),
         "languages": _Part(_LANGUAGE, everywhere=True),
         "owners": _Part(

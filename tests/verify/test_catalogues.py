@@ -525,6 +525,7 @@ def chosen(endpoint: Endpoint) -> set[str]:
 
 LATER: dict[str, tuple[str, ...]] = {
     "nothing": (),
+    "an extension": ("CREATE EXTENSION hstore",),
     "no comment on template0": ("COMMENT ON DATABASE template0 IS NULL",),
     "another comment on template0": ("COMMENT ON DATABASE template0 IS 'ours'",),
     "plpgsql is dropped": ("DROP EXTENSION plpgsql",),
