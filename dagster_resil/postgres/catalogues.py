@@ -589,6 +589,11 @@ def read_catalogues(connection: Connection) -> Catalogues:
     }
 
 
+def parts_left_out(source: Catalogues) -> list[str]:
+    """Return the parts that the source was not asked for, because an earlier release knew fewer."""
+    return [name for name in _parts(0) if name not in source]  # each version has the same parts
+
+
 def compare_catalogues(source: Catalogues, restored: Connection) -> list[SchemaDifference]:
     """Return what is missing or different in the connected, restored database, or too much.
 

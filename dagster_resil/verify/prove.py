@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ from dagster_resil.errors import (
     SourceUnreachable,
     VaultError,
 )
-from dagster_resil.postgres.catalogues import MADE_ROW_TYPE, compare_catalogues
+from dagster_resil.postgres.catalogues import MADE_ROW_TYPE, compare_catalogues, parts_left_out
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.fingerprints import UNSEEN
 from dagster_resil.postgres.globals_file import NotAsWritten, read_globals_file
@@ -606,8 +606,11 @@ def compare_database(
             contents,
             schema_check(differences, expected, unsettled=unsettled),
         ),
-        _globals_not_compared(
-            manifest, expected, own_server=own_server, with_tablespaces=with_tablespaces
+        (
+            *_catalogues_not_compared(expected),
+            *_globals_not_compared(
+                manifest, expected, own_server=own_server, with_tablespaces=with_tablespaces
+            ),
         ),
     )
 
@@ -661,6 +664,14 @@ def _compare_globals(
         bootstrap_role=manifest.source.bootstrap_role,
         locations=locations,
     )
+
+
+def _catalogues_not_compared(expected: Expected) -> Iterator[str]:
+    if missing := parts_left_out(expected.catalogues):
+        yield (
+            "what pg_dump does not write of PostgreSQL's own objects and extensions (the backup, "
+            f"of an earlier release, does not say what it was): {', '.join(missing)}"
+        )
 
 
 def _globals_not_compared(

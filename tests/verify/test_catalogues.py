@@ -10,7 +10,7 @@ import pytest
 from dagster_resil.backup.adjustments import read_adjustments
 from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.damage import LocalBackup
-from dagster_resil.postgres.catalogues import compare_catalogues, read_catalogues
+from dagster_resil.postgres.catalogues import Catalogues, compare_catalogues, read_catalogues
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.inventory import Inventory, Item, compare_inventories
 from dagster_resil.postgres.session import settle
@@ -640,6 +640,29 @@ def stock_restores(source: Source, backup: LocalBackup) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kept", [(), ("functions", "row types")])
+def test_what_an_earlier_release_did_not_ask_for_is_named(
+    one_source: Source, tmp_path: Path, kept: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = one_source.create()
+    one_source.execute(endpoint, "COMMENT ON FUNCTION pg_catalog.now() IS 'ours'")
+    asked: list[Catalogues] = []
+
+    def read_fewer(connection: Connection) -> Catalogues:
+        asked.append(read_catalogues(connection))
+        return {name: asked[0][name] for name in kept}
+
+    monkeypatch.setattr("dagster_resil.backup.expectations.read_catalogues", read_fewer)
+    receipt = verified(taken(endpoint, tmp_path))
+    assert_passes(receipt)
+    (named,) = [line for line in receipt.not_checked if "pg_dump does not write" in line]
+    parts = named.rpartition(": ")[2].split(", ")
+    assert sorted(parts) == sorted(asked[0].keys() - set(kept))
+    monkeypatch.undo()
+    receipt = verified(taken(endpoint, tmp_path / "all"))
+    assert not [line for line in receipt.not_checked if "pg_dump does not write" in line]
 
 
 def test_what_earlier_releases_did_not_list_is_not_unexpected() -> None:
