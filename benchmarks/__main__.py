@@ -61,7 +61,7 @@ def _dagster(folder: Path, rounds: int) -> Iterator[Result]:
             f"{words} backup --url-env SHOP_URL --name shop --vault {vault} && "
             f"{words} verify --vault {vault}"
         )
-        run = [sys.executable, "-m", "dagster_resil.components.materialize", "shop"]
+        run = [sys.executable, "-m", "dagster_resil.demo.materialize", "shop"]
         for name, command in (
             ("resil backup and resil verify, two processes", ["sh", "-ec", bare]),
             ("resil's backup and checks as one Dagster run", run),

@@ -32,10 +32,12 @@ from dagster_resil.errors import ConfigurationError, ReceiptLost, ResilError, Ta
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.process import DAY_S, on_stop
 from dagster_resil.progress import Meter, Progress, Step, lines
+from dagster_resil.records.base import format_time
+from dagster_resil.records.manifest import Manifest
+from dagster_resil.records.receipt import Check, Receipt, TableComparison
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault import open_vault
 from dagster_resil.vault.backups import Backups, folder
-from dagster_resil.vault.model import Check, Manifest, Receipt, TableComparison, format_time
-from dagster_resil.verify.verdict import Verdict
 
 if TYPE_CHECKING:
     from dagster_resil.backup.take import Comparison

@@ -38,10 +38,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from dagster_resil.text import shown
+from dagster_resil.records.text import shown
 
 if TYPE_CHECKING:
-    from dagster_resil.vault.model import Receipt
+    from dagster_resil.records.receipt import Receipt
 
 
 class ResilError(Exception):

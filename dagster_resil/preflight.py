@@ -16,9 +16,9 @@ from dagster_resil.postgres.programs import client_for, find_all, server_for
 from dagster_resil.postgres.scratch import scratch_bytes, scratch_server
 from dagster_resil.postgres.session import settle
 from dagster_resil.postgres.tables import list_tables
+from dagster_resil.records.manifest import Source
 from dagster_resil.vault import Vault, open_vault
 from dagster_resil.vault.backups import Backups
-from dagster_resil.vault.model import Source
 from dagster_resil.workspace import work_root
 
 Purpose = Literal["backup", "restore"]

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from dagster_resil.demo.damage import LocalBackup
-from dagster_resil.vault.model import Manifest
+from dagster_resil.records.manifest import Manifest
 
 
 def graft(good: LocalBackup, other: LocalBackup, vault: Path) -> LocalBackup:

@@ -23,7 +23,7 @@ from dagster_resil.postgres.archive import ArchiveUnreadable, TableOfContents
 from dagster_resil.postgres.custom import CustomArchive, DataFile
 from dagster_resil.postgres.load import END_OF_DATA
 from dagster_resil.process import Child, ProcessTimeout
-from dagster_resil.vault.model import StoredObject
+from dagster_resil.records.manifest import StoredObject
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from dagster_resil.backup.reader import TableReader
 from dagster_resil.backup.snapshot import HeldSnapshot
 from dagster_resil.postgres.archive import TableOfContents
 from dagster_resil.postgres.programs import Programs
-from dagster_resil.vault.model import Engine, StoredObject
+from dagster_resil.records.manifest import Engine, StoredObject
 
 _SLOWEST = 3
 """The highest of ISA-L's compression levels."""

@@ -21,13 +21,9 @@ from dagster_resil.errors import BackupFailed, PermissionMissing
 from dagster_resil.postgres.catalogues import Catalogues, read_catalogues
 from dagster_resil.postgres.connection import Connection
 from dagster_resil.postgres.fingerprints import Content, FingerprintForm, read_contents
-from dagster_resil.postgres.inventory import (
-    Inventory,
-    LargeObjects,
-    read_large_objects,
-    take_inventory,
-)
+from dagster_resil.postgres.inventory import read_large_objects, take_inventory
 from dagster_resil.postgres.tables import Relation, in_batches
+from dagster_resil.records.inventory import Inventory, LargeObjects
 
 _Work = Callable[[Connection], None]
 

@@ -23,7 +23,7 @@ from dagster_resil.postgres.quoting import (
     quoted_name,
     quoted_value,
 )
-from dagster_resil.text import is_readable
+from dagster_resil.records.text import is_readable
 
 _HEAD = """\
 -- Roles, memberships, tablespaces, settings and grants around the database.

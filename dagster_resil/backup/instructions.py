@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 
-from dagster_resil.vault.model import Source
+from dagster_resil.records.manifest import Source
 
 
 def restore_script() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from dagster_resil.vault.model import StoredObject
+from dagster_resil.records.manifest import StoredObject
 
 Store = Callable[[str, Iterable[bytes]], StoredObject]
 """Writes an object of the backup from its name and a stream."""

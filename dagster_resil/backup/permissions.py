@@ -18,7 +18,7 @@ from dagster_resil.postgres.session import (
     without_time_outs,
 )
 from dagster_resil.postgres.tables import Relation, list_tables
-from dagster_resil.text import is_readable
+from dagster_resil.records.text import is_readable
 
 _SHOWN = 10
 

@@ -23,7 +23,7 @@ from dagster_resil.crew import Crew
 from dagster_resil.errors import VaultError
 from dagster_resil.postgres.load import END_OF_DATA
 from dagster_resil.postgres.programs import Programs
-from dagster_resil.vault.model import StoredObject
+from dagster_resil.records.manifest import StoredObject
 
 log = logging.getLogger(__name__)
 

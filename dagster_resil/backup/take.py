@@ -43,12 +43,7 @@ from dagster_resil.postgres.catalogues import comments_left_out
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.fingerprints import FingerprintForm, default_form
 from dagster_resil.postgres.identity import database_bytes, read_identity
-from dagster_resil.postgres.inventory import (
-    LargeObjects,
-    SequenceValue,
-    read_large_objects,
-    read_sequences,
-)
+from dagster_resil.postgres.inventory import read_large_objects, read_sequences
 from dagster_resil.postgres.looking import looking_tables
 from dagster_resil.postgres.programs import Programs, client_for
 from dagster_resil.postgres.scratch import sweep
@@ -57,17 +52,10 @@ from dagster_resil.postgres.session import settle
 from dagster_resil.postgres.tables import Relation, read_writers
 from dagster_resil.process import DAY_S
 from dagster_resil.progress import Progress, Step, silent
-from dagster_resil.vault.backups import Backups, new_backup_id
-from dagster_resil.vault.base import Vault
-from dagster_resil.vault.expected import (
-    INVENTORY_OBJECT,
-    SCHEMA_OBJECT,
-    Expected,
-    SequenceState,
-)
-from dagster_resil.vault.model import (
-    FORMAT,
-    NAME_PATTERN,
+from dagster_resil.records.base import FORMAT, NAME_PATTERN, format_time
+from dagster_resil.records.expected import INVENTORY_OBJECT, SCHEMA_OBJECT, Expected, SequenceState
+from dagster_resil.records.inventory import LargeObjects, SequenceValue
+from dagster_resil.records.manifest import (
     Engine,
     Expectations,
     Manifest,
@@ -77,8 +65,9 @@ from dagster_resil.vault.model import (
     Source,
     StoredObject,
     Table,
-    format_time,
 )
+from dagster_resil.vault.backups import Backups, new_backup_id
+from dagster_resil.vault.base import Vault
 from dagster_resil.workspace import Workspace
 
 log = logging.getLogger(__name__)

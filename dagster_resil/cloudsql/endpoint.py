@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dagster_resil.cloudsql.client import CloudSql, Instance
+from dagster_resil.cloudsql.client import CloudSql
+from dagster_resil.cloudsql.instance import Instance
 from dagster_resil.errors import CloudSqlError, ConfigurationError
 from dagster_resil.logs import register_secret
 from dagster_resil.postgres.connection import Endpoint

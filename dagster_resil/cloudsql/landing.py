@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from google.api_core import exceptions
 from google.cloud import storage
 
-from dagster_resil.cloudsql.client import Instance
+from dagster_resil.cloudsql.instance import Instance
 from dagster_resil.errors import CloudSqlError
 from dagster_resil.google import CLOUD_SCOPE, sign_in
 from dagster_resil.vault.gcs_client import check_client, prepare

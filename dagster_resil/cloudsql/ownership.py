@@ -23,12 +23,9 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from dagster_resil.cloudsql.instance import Instance
 from dagster_resil.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from dagster_resil.cloudsql.client import Instance
 
 PREFIX = "resil-tmp-"
 _OWNER = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,34}[a-z0-9])?")

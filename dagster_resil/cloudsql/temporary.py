@@ -10,7 +10,8 @@ from datetime import datetime
 
 from dagster_resil.cloudsql import ownership
 from dagster_resil.cloudsql.api import Watch, nothing
-from dagster_resil.cloudsql.client import CloudSql, Instance
+from dagster_resil.cloudsql.client import CloudSql
+from dagster_resil.cloudsql.instance import Instance
 from dagster_resil.cloudsql.ownership import PREFIX
 from dagster_resil.errors import CloudSqlError, InstanceMissing, OperationUnfinished
 

@@ -10,11 +10,12 @@ from dagster_resil.components.partitions import partition_of
 from dagster_resil.components.running import explained, progress_into
 from dagster_resil.components.sources import VaultAddress
 from dagster_resil.errors import ReceiptLost, UnknownBackup
+from dagster_resil.records.manifest import Manifest, Partition
+from dagster_resil.records.receipt import Receipt
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.base import Vault
-from dagster_resil.vault.model import Manifest, Partition, Receipt
 from dagster_resil.verify.prove import CHECKS, VerifySettings, verify_backup
-from dagster_resil.verify.verdict import Verdict
 
 DESCRIPTIONS = {
     "archive_intact": "Every object is there with its size and checksum, and the archive parses.",

@@ -16,15 +16,17 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from dagster_resil import logs
 from dagster_resil.backup.data import Method, SnapshotData
-from dagster_resil.backup.export import ExportSettings, exporting
-from dagster_resil.cloudsql.client import CloudSql, CloudSqlSettings, Instance
+from dagster_resil.cloudsql.client import CloudSql, CloudSqlSettings
 from dagster_resil.cloudsql.endpoint import endpoint_of
+from dagster_resil.cloudsql.export import ExportSettings, exporting
+from dagster_resil.cloudsql.instance import Instance
 from dagster_resil.cloudsql.landing import may_land
 from dagster_resil.cloudsql.temporary import temporary_clone
 from dagster_resil.components.sources import VaultAddress, value_of, variable_name
 from dagster_resil.errors import ConfigurationError, PermissionMissing, SourceUnreachable
 from dagster_resil.postgres.connection import Endpoint
-from dagster_resil.vault.model import Recovered, format_time
+from dagster_resil.records.base import format_time
+from dagster_resil.records.manifest import Recovered
 
 _CONNECTION_NAME = re.compile(
     r"(?P<project>[a-z][a-z0-9-]*(?:\.[a-z]+:[a-z0-9-]+)?):(?P<region>[a-z0-9-]+):(?P<name>[a-z][a-z0-9-]*)"

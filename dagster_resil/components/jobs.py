@@ -19,6 +19,9 @@ from dagster_resil.errors import (
     TargetRefused,
     UnknownBackup,
 )
+from dagster_resil.records.manifest import Manifest, Partition
+from dagster_resil.records.receipt import Receipt
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.restore import (
     KeptScratch,
     RestoreReport,
@@ -27,9 +30,7 @@ from dagster_resil.restore import (
     restore_to_scratch,
 )
 from dagster_resil.vault.backups import Backups, passed_over
-from dagster_resil.vault.model import Manifest, Partition, Receipt
 from dagster_resil.verify.prove import VerifySettings
-from dagster_resil.verify.verdict import Verdict
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from dagster_resil.vault.model import Check, Manifest, Receipt, TableComparison, format_time
-from dagster_resil.verify.drill import Drilled
+from dagster_resil.cloudsql.drill import Drilled
+from dagster_resil.records.base import format_time
+from dagster_resil.records.manifest import Manifest
+from dagster_resil.records.receipt import Check, Receipt, TableComparison
 
 _ROWS_SHOWN = 200
 """A table in the UI is a part of the event: thousands of rows would weigh on every page."""

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from dagster_resil.vault.model import Partition, format_time
+from dagster_resil.records.base import format_time
+from dagster_resil.records.manifest import Partition
 
 CRONS = {"hourly": "0 * * * *", "daily": "0 0 * * *", "weekly": "0 0 * * 0"}
 _FORMATS = {"hourly": "%Y-%m-%d-%H:%M", "daily": "%Y-%m-%d", "weekly": "%Y-%m-%d"}

@@ -30,7 +30,8 @@ from dagster_resil.components.recovery import build_recovery
 from dagster_resil.components.running import explained, progress_into
 from dagster_resil.components.sources import VaultAddress, endpoint_from, variable_name
 from dagster_resil.errors import CloudSqlError
-from dagster_resil.vault.model import NAME_PATTERN, Manifest, Partition
+from dagster_resil.records.base import NAME_PATTERN
+from dagster_resil.records.manifest import Manifest, Partition
 from dagster_resil.verify.prove import VerifySettings
 
 

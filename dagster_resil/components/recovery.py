@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from dagster_resil.cloudsql.drill import CHECK, Drilled, DrillSettings, drill
 from dagster_resil.cloudsql.temporary import sweep
 from dagster_resil.components.checks import severity
 from dagster_resil.components.cloud_sql import CloudSqlDatabase, CloudSqlSource
@@ -13,8 +14,7 @@ from dagster_resil.components.metadata import describe_drill
 from dagster_resil.components.running import explained, progress_into
 from dagster_resil.components.sources import VaultAddress
 from dagster_resil.process import DAY_S
-from dagster_resil.verify.drill import CHECK, Drilled, DrillSettings, drill
-from dagster_resil.verify.verdict import Verdict
+from dagster_resil.records.verdict import Verdict
 
 _SWEEP_EVERY_S = 300
 _OLDEST_S = DAY_S

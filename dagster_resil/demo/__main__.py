@@ -33,12 +33,13 @@ from dagster_resil.errors import BackupFailed, ResilError
 from dagster_resil.postgres.server import dies_with_us
 from dagster_resil.process import Child, on_stop
 from dagster_resil.progress import Step
+from dagster_resil.records.manifest import Manifest
+from dagster_resil.records.receipt import Receipt
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault import bucket_and_prefix, open_vault
 from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.gcs import GcsVault
-from dagster_resil.vault.model import Manifest, Receipt
 from dagster_resil.verify.prove import verify_backup
-from dagster_resil.verify.verdict import Verdict
 
 _DAGSTER_TIMEOUT_S = 300
 _FULL_NAME = 3
@@ -77,7 +78,7 @@ def _materialize(laptop: Laptop, tell: Callable[[str], None]) -> Manifest:
             *dies_with_us("KILL"),
             sys.executable,
             "-m",
-            "dagster_resil.components.materialize",
+            "dagster_resil.demo.materialize",
             "shop",
         ],
         env={**os.environ, **laptop.environment},

@@ -44,7 +44,7 @@ def _run(laptop: Laptop, *words: str) -> dict[str, str]:
             *dies_with_us("KILL"),
             sys.executable,
             "-m",
-            "dagster_resil.components.materialize",
+            "dagster_resil.demo.materialize",
             *words,
         ],
         env={**os.environ, **laptop.environment},

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dagster_resil.postgres.connection import Connection
-from dagster_resil.postgres.inventory import EXTENSION_VERSION, Item, SchemaDifference
+from dagster_resil.postgres.inventory import EXTENSION_VERSION, SchemaDifference
+from dagster_resil.records.inventory import Item
 
 _SYSTEM = "{schema} IN ('pg_catalog', 'information_schema')"
 

@@ -7,8 +7,8 @@ from contextlib import suppress
 import psycopg
 
 from dagster_resil.postgres.connection import Connection
-from dagster_resil.text import shown
-from dagster_resil.vault.model import Collation, Source
+from dagster_resil.records.manifest import Collation, Source
+from dagster_resil.records.text import shown
 
 
 def read_identity(connection: Connection) -> Source:

@@ -11,14 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated
 
 from psycopg import sql
-from pydantic import BeforeValidator
 
 from dagster_resil.postgres.connection import Connection
-from dagster_resil.text import is_readable, shown
-from dagster_resil.vault.model import Record
+from dagster_resil.records.inventory import Inventory, Item, LargeObjects, SequenceValue
+from dagster_resil.records.text import is_readable, shown
 
 _AROUND = {"ROLE MEMBERSHIP", "ROLE SETTING", "DATABASE SETTING"}
 _UNREADABLE_WORD = re.compile(r" ?[^ ,]*[\ud800-\udfff][^ ,]*")
@@ -56,64 +54,12 @@ _OF_TEMPLATE0 = (("COMMENT", "schema public"), ("COMMENT", "extension plpgsql"))
 count as users'. pg_dump's text has them."""
 
 
-class Item(Record):
-    """One thing of the database, and what of it has to be equal."""
-
-    kind: str
-    identity: Annotated[str, BeforeValidator(shown)]
-    properties: Annotated[str, BeforeValidator(shown)]
-
-
-class Inventory(Record):
-    """Everything that was looked at, sorted.
-
-    ``not_read`` names the kinds that the login may not read. ``membership_options`` are apart from
-    the items because earlier releases have not kept them: with one of their inventories nothing
-    but the items is compared.
-    """
-
-    items: tuple[Item, ...]
-    not_read: tuple[str, ...] = ()
-    membership_options: tuple[Item, ...] = ()
-
-    def extensions(self) -> dict[str, str]:
-        """Return the extensions and their versions."""
-        return {
-            item.identity: item.properties.removeprefix("version ").split(",", 1)[0]
-            for item in self.items
-            if item.kind == "EXTENSION"
-        }
-
-
 @dataclass(frozen=True)
 class AvailableExtension:
     """An extension that a server can create: the version that it would take, and all of them."""
 
     default: str | None
     versions: frozenset[str]
-
-
-class SequenceValue(Record):
-    """Where a sequence stands now; sequences are no part of a snapshot."""
-
-    schema_name: str
-    name: str
-    last_value: int
-    is_called: bool
-    increment: int
-    cycle: bool
-
-
-class LargeObjects(Record):
-    """All large objects: how many, how large, and a fingerprint of all they hold.
-
-    ``sizes`` are (OID, bytes).
-    """
-
-    count: int
-    bytes: int
-    fingerprint: str
-    sizes: tuple[tuple[int, int], ...] = ()
 
 
 # Not of an extension, and not in a system schema.

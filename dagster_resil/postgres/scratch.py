@@ -27,7 +27,7 @@ from dagster_resil.postgres.server import (
     stop_leftover,
     walkable,
 )
-from dagster_resil.vault.model import Collation
+from dagster_resil.records.manifest import Collation
 from dagster_resil.workspace import Workspace
 
 log = logging.getLogger(__name__)

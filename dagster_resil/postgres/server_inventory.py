@@ -12,9 +12,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from dagster_resil.postgres.connection import Connection
-from dagster_resil.postgres.inventory import Item, SchemaDifference
+from dagster_resil.postgres.inventory import SchemaDifference
 from dagster_resil.postgres.quoting import escaped
-from dagster_resil.text import is_readable
+from dagster_resil.records.inventory import Item
+from dagster_resil.records.text import is_readable
 
 SERVER_KINDS = frozenset({"ROLE", "PARAMETER", "TABLESPACE"})
 """What all databases of a server share."""

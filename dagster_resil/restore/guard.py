@@ -5,7 +5,7 @@ from __future__ import annotations
 from dagster_resil.errors import ConfigurationError, TargetRefused
 from dagster_resil.postgres.connection import Connection
 from dagster_resil.postgres.identity import read_identity
-from dagster_resil.vault.model import Manifest, Source
+from dagster_resil.records.manifest import Manifest, Source
 
 _HELD = """
 SELECT 'relation', n.nspname || '.' || c.relname

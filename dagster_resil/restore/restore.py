@@ -15,18 +15,20 @@ from typing import Any
 
 from dagster_resil.errors import NoSpace, RestoreFailed, SourceUnreachable, VaultUnreachable
 from dagster_resil.postgres.connection import Endpoint
-from dagster_resil.postgres.inventory import Item
 from dagster_resil.postgres.load import LoadSettings, apply_globals, load_archive
 from dagster_resil.postgres.programs import Programs, client_for, server_for
 from dagster_resil.postgres.scratch import keep, need_room, scratch_bytes, scratch_server, sweep
 from dagster_resil.postgres.session import FOR_RESTORES, differing, without_login_triggers
 from dagster_resil.process import DAY_S, ProcessTimeout
 from dagster_resil.progress import Progress, silent
+from dagster_resil.records.expected import Expected
+from dagster_resil.records.inventory import Item
+from dagster_resil.records.manifest import Manifest
+from dagster_resil.records.receipt import Check, TableComparison
+from dagster_resil.records.verdict import Verdict, worst
 from dagster_resil.restore.guard import check_target
 from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.base import Vault
-from dagster_resil.vault.expected import Expected
-from dagster_resil.vault.model import Check, Manifest, TableComparison
 from dagster_resil.verify.archive import Archive
 from dagster_resil.verify.compare import to_records
 from dagster_resil.verify.prove import (
@@ -39,7 +41,6 @@ from dagster_resil.verify.prove import (
     read_expected,
     scratch_database_maker,
 )
-from dagster_resil.verify.verdict import Verdict, worst
 from dagster_resil.workspace import Workspace
 
 log = logging.getLogger(__name__)

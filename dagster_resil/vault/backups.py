@@ -26,18 +26,11 @@ from dagster_resil.errors import (
     UnknownBackup,
     VaultError,
 )
+from dagster_resil.records.base import BACKUP_ID_PATTERN, FORMAT, NAME_PATTERN
+from dagster_resil.records.manifest import Manifest, Partition, Source, StoredObject
+from dagster_resil.records.receipt import Receipt
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.base import Vault
-from dagster_resil.vault.model import (
-    BACKUP_ID_PATTERN,
-    FORMAT,
-    NAME_PATTERN,
-    Manifest,
-    Partition,
-    Receipt,
-    Source,
-    StoredObject,
-)
-from dagster_resil.verify.verdict import Verdict
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 
 from dagster_resil.errors import ConfigurationError, ObjectExists, ObjectMissing, VaultError
-from dagster_resil.vault.model import StoredObject
+from dagster_resil.records.manifest import StoredObject
 
 
 class Vault(ABC):

@@ -28,6 +28,8 @@ from dagster_resil.errors import (
     VaultUnreachable,
 )
 from dagster_resil.google import auth_said, signing_in_hint
+from dagster_resil.records.base import format_time
+from dagster_resil.records.manifest import StoredObject
 from dagster_resil.vault.base import Vault, check_name, check_prefix, is_name
 from dagster_resil.vault.checksums import Checksums
 from dagster_resil.vault.gcs_client import (
@@ -39,7 +41,6 @@ from dagster_resil.vault.gcs_client import (
     prepare,
 )
 from dagster_resil.vault.gcs_media import DamagedOnTheWay, Media, Receiver, is_passing
-from dagster_resil.vault.model import StoredObject, format_time
 
 log = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from dagster_resil.errors import (
     NoVault,
     VaultError,
 )
+from dagster_resil.records.manifest import StoredObject
 from dagster_resil.vault.base import Vault, check_name, is_name
 from dagster_resil.vault.checksums import Checksums
-from dagster_resil.vault.model import StoredObject
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from dagster_resil.vault.model import Manifest, Receipt, Record
+from dagster_resil.records.base import Record
+from dagster_resil.records.manifest import Manifest
+from dagster_resil.records.receipt import Receipt
 
 FILES: dict[str, type[Record]] = {
     "manifest.schema.json": Manifest,

@@ -27,11 +27,12 @@ from dagster_resil.errors import (
 from dagster_resil.postgres.archive import ArchiveUnreadable, TableOfContents, codec, read_contents
 from dagster_resil.postgres.load import Rows
 from dagster_resil.progress import Progress, Step
+from dagster_resil.records.manifest import Manifest, StoredObject, Table
+from dagster_resil.records.receipt import Check
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.backups import Backups, manifest_name
 from dagster_resil.vault.checksums import Checksums
-from dagster_resil.vault.model import Check, Manifest, StoredObject, Table
 from dagster_resil.verify.compare import DETAILS_SHOWN
-from dagster_resil.verify.verdict import Verdict
 
 log = logging.getLogger(__name__)
 

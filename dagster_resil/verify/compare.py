@@ -12,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from dagster_resil.vault.model import Check, Table, TableComparison
-from dagster_resil.verify.verdict import Verdict
+from dagster_resil.records.manifest import Table
+from dagster_resil.records.receipt import Check, TableComparison
+from dagster_resil.records.verdict import Verdict
 
 _KEYS = ["schema", "name", "kind"]
 _UNSETTLED = "was written to while it was exported"

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.fingerprints import FingerprintForm, read_contents
-from dagster_resil.postgres.inventory import LargeObjects, read_large_objects
+from dagster_resil.postgres.inventory import read_large_objects
 from dagster_resil.postgres.session import settle
 from dagster_resil.postgres.tables import Relation, in_batches, list_tables
 from dagster_resil.progress import Progress, Step
-from dagster_resil.vault.model import Table
+from dagster_resil.records.inventory import LargeObjects
+from dagster_resil.records.manifest import Table
 
 
 @dataclass(frozen=True)

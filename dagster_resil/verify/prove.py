@@ -31,7 +31,6 @@ from dagster_resil.postgres.fingerprints import UNSEEN
 from dagster_resil.postgres.globals_file import NotAsWritten, read_globals_file
 from dagster_resil.postgres.inventory import (
     EXTENSION_VERSION,
-    LargeObjects,
     available_extensions,
     read_sequences,
     take_inventory,
@@ -55,10 +54,14 @@ from dagster_resil.postgres.server_inventory import (
 from dagster_resil.postgres.session import settle
 from dagster_resil.process import DAY_S, ProcessTimeout
 from dagster_resil.progress import Progress, Step, silent
+from dagster_resil.records.base import FORMAT
+from dagster_resil.records.expected import Expected
+from dagster_resil.records.inventory import LargeObjects
+from dagster_resil.records.manifest import Manifest, Source
+from dagster_resil.records.receipt import Check, Receipt
+from dagster_resil.records.verdict import Verdict, worst
 from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.base import Vault
-from dagster_resil.vault.expected import Expected
-from dagster_resil.vault.model import FORMAT, Check, Manifest, Receipt, Source
 from dagster_resil.verify.archive import Archive
 from dagster_resil.verify.compare import (
     DETAILS_SHOWN,
@@ -75,7 +78,6 @@ from dagster_resil.verify.schema import (
     dump_schema,
     redumper,
 )
-from dagster_resil.verify.verdict import Verdict, worst
 from dagster_resil.workspace import Workspace, work_root
 
 log = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ import pytest
 from dagster_resil.backup.take import take_backup
 from dagster_resil.errors import BackupFailed, ResilError, VaultError
 from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.records.manifest import StoredObject
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.base import Vault
 from dagster_resil.vault.local import LocalVault
-from dagster_resil.vault.model import StoredObject
 from dagster_resil.verify.prove import verify_backup
-from dagster_resil.verify.verdict import Verdict
 from tests.conftest import Source
 from tests.vault.failing import FailingVault
 

@@ -20,13 +20,14 @@ from dagster_resil.backup.snapshot import hold_snapshot
 from dagster_resil.backup.take import BackupSettings, take_backup
 from dagster_resil.errors import BackupFailed, NoVault, ResilError, SnapshotLost
 from dagster_resil.postgres.connection import Connection, Endpoint
-from dagster_resil.postgres.inventory import SequenceValue, read_sequences
+from dagster_resil.postgres.inventory import read_sequences
 from dagster_resil.postgres.programs import find_all
 from dagster_resil.postgres.scratch import sweep
+from dagster_resil.records.inventory import SequenceValue
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.backups import Backups, Entry
 from dagster_resil.vault.base import Vault
 from dagster_resil.verify.prove import verify_backup
-from dagster_resil.verify.verdict import Verdict
 from tests.conftest import Source, majors, owner_session, run_server
 
 ROWS = """

@@ -26,10 +26,10 @@ from dagster_resil.backup.take import BackupSettings, take_backup
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.scratch import sweep
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.local import LocalVault
 from dagster_resil.verify.prove import VerifySettings, verify_backup
-from dagster_resil.verify.verdict import Verdict
 from tests.backup.test_exactness import assert_nothing_is_left
 from tests.conftest import Source, majors, run_server, stock
 

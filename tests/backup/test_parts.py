@@ -14,10 +14,10 @@ from dagster_resil.backup.parts import Part, cut, to_read_in_parts
 from dagster_resil.backup.take import BackupSettings, take_backup
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.tables import Relation, list_tables
+from dagster_resil.records.manifest import Manifest, Table
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.base import Vault
-from dagster_resil.vault.model import Manifest, Table
 from dagster_resil.verify.prove import verify_backup
-from dagster_resil.verify.verdict import Verdict
 from tests.conftest import Source, owner_session
 
 PART_BYTES = 1 << 15

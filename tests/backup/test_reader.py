@@ -20,8 +20,8 @@ from dagster_resil.backup.reader import END_OF_DATA, TableReader, compressed
 from dagster_resil.backup.take import BackupSettings, take_backup
 from dagster_resil.errors import BackupFailed, VaultError
 from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.verify.prove import verify_backup
-from dagster_resil.verify.verdict import Verdict
 from tests.backup.test_exactness import assert_nothing_is_left, listed
 from tests.conftest import Source
 from tests.vault.failing import FailingVault

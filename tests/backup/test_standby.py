@@ -20,10 +20,10 @@ from dagster_resil.errors import BackupFailed
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.server import Server, hand_over, reachable_programs, server_user
 from dagster_resil.process import run
+from dagster_resil.records.manifest import Partition
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.base import Vault
-from dagster_resil.vault.model import Partition
 from dagster_resil.verify.prove import verify_backup
-from dagster_resil.verify.verdict import Verdict
 from dagster_resil.workspace import Workspace
 from tests.backup.test_exactness import assert_nothing_is_left, listed
 from tests.conftest import Source, majors, run_server, stock

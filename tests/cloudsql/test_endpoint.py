@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from dagster_resil.cloudsql.client import Certificates, CloudSql
+from dagster_resil.cloudsql.client import CloudSql
 from dagster_resil.cloudsql.endpoint import endpoint_of
+from dagster_resil.cloudsql.instance import Certificates
 from dagster_resil.errors import CloudSqlError, ConfigurationError, SourceUnreachable
 from dagster_resil.logs import redact
 from dagster_resil.postgres.connection import Endpoint

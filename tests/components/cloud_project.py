@@ -18,9 +18,9 @@ from dagster_resil.components.cloud_sql import Accounts, CloudSqlDatabase, Point
 from dagster_resil.components.partitions import open_key
 from dagster_resil.components.protected_database import ProtectedDatabase, VaultPlace
 from dagster_resil.localcloud.identities import LANDING_BUCKET, SCRATCH_PROJECT, address
+from dagster_resil.records.manifest import Manifest
 from dagster_resil.vault import open_vault
 from dagster_resil.vault.backups import Backups
-from dagster_resil.vault.model import Manifest
 from tests.localcloud.cloudsql import PASSWORD, PROJECT, CloudSql
 
 ASSET = dg.AssetKey(["app", "backup"])

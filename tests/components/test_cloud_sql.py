@@ -18,7 +18,7 @@ from dagster_resil.cloudsql.temporary import temporary_clone
 from dagster_resil.components.cloud_sql import CloudSqlDatabase, Export, PointInTime
 from dagster_resil.components.protected_database import ProtectedDatabase, VaultPlace
 from dagster_resil.localcloud.identities import SCRATCH_PROJECT
-from dagster_resil.verify.verdict import Verdict
+from dagster_resil.records.verdict import Verdict
 from tests.components.cloud_project import CloudProject, allow_landing, cloud_project
 from tests.components.conftest import failure
 from tests.localcloud.cloudsql import PASSWORD, PROJECT, CloudSql
@@ -170,7 +170,7 @@ def test_a_drill_that_finds_another_state(
         project.sql.execute(project.instance_name, "DELETE FROM item WHERE id > 10")
         return real(*words, **{**options, "moment": None})
 
-    monkeypatch.setattr("dagster_resil.verify.drill.temporary_clone", later)
+    monkeypatch.setattr("dagster_resil.cloudsql.drill.temporary_clone", later)
     drilled = project.run("app_drill", project.defs())
     assert drilled.success, failure(drilled)
     found = project.drilled()

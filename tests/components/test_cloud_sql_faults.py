@@ -44,9 +44,9 @@ from dagster_resil.errors import VaultError
 from dagster_resil.localcloud.identities import LANDING_BUCKET, SCRATCH_PROJECT, address
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.programs import client_for
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.gcs import GcsVault
 from dagster_resil.vault.local import LocalVault
-from dagster_resil.verify.verdict import Verdict
 from dagster_resil.workspace import Workspace
 from tests.components.cloud_project import CloudProject, allow_landing, cloud_project
 from tests.components.conftest import Webhook, failure
@@ -569,7 +569,7 @@ def test_a_drill_of_a_moment_with_a_transaction_under_way(
         """Recover to a moment that has the commit."""
         return real(*words, **{**options, "moment": None})
 
-    monkeypatch.setattr("dagster_resil.verify.drill.temporary_clone", later)
+    monkeypatch.setattr("dagster_resil.cloudsql.drill.temporary_clone", later)
     verdict, words = drilled(project)
     assert verdict == "INCONCLUSIVE"
     assert "public.item: 100 rows missing; 1 transactions were under way or had just" in words

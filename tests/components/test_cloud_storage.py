@@ -10,8 +10,8 @@ from dagster_gcp import GCSResource
 
 from dagster_resil.components.protected_database import CloudStorage, VaultPlace
 from dagster_resil.demo.laptop import url_of
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.backups import Backups
-from dagster_resil.verify.verdict import Verdict
 from tests.components.conftest import Project, component, failure, restored
 from tests.conftest import Source
 from tests.localcloud.cloud import Cloud

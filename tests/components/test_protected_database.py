@@ -20,10 +20,10 @@ from dagster_resil.demo.laptop import url_of
 from dagster_resil.errors import VaultError
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.scratch import sweep
+from dagster_resil.records.receipt import Receipt
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.backups import Backups, manifest_name
-from dagster_resil.vault.model import Receipt
 from dagster_resil.verify.prove import CHECKS
-from dagster_resil.verify.verdict import Verdict
 from tests.components.conftest import ASSET, Project, component, failure, restored
 from tests.conftest import owner_session
 

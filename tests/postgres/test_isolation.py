@@ -30,11 +30,11 @@ from dagster_resil.postgres.connection import Connection
 from dagster_resil.postgres.scratch import ScratchServer, scratch_server, sweep
 from dagster_resil.postgres.server import server_user, stop_leftover
 from dagster_resil.process import run
+from dagster_resil.records.manifest import Collation
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.restore import RestoreSettings, restore_to_scratch
 from dagster_resil.vault.base import Vault
-from dagster_resil.vault.model import Collation
 from dagster_resil.verify.prove import verify_backup
-from dagster_resil.verify.verdict import Verdict
 from dagster_resil.workspace import Workspace
 from tests.conftest import Source, majors, owner_session, stock
 

@@ -12,17 +12,18 @@ from psycopg import sql
 
 from dagster_resil.backup.take import take_backup
 from dagster_resil.postgres.connection import Connection, Endpoint
-from dagster_resil.postgres.inventory import Item, take_inventory
+from dagster_resil.postgres.inventory import take_inventory
 from dagster_resil.postgres.quoting import escaped, quoted_value
 from dagster_resil.postgres.server import hand_over
 from dagster_resil.postgres.server_inventory import take_server_inventory
 from dagster_resil.postgres.session import settle
 from dagster_resil.process import run
+from dagster_resil.records.inventory import Item
+from dagster_resil.records.manifest import Manifest
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.restore import restore_backup
 from dagster_resil.vault.local import LocalVault
-from dagster_resil.vault.model import Manifest
 from dagster_resil.verify.prove import verify_backup
-from dagster_resil.verify.verdict import Verdict
 from tests.conftest import Source, run_server, stock
 from tests.restore.test_restore import sh
 

@@ -25,10 +25,10 @@ from dagster_resil.postgres.scratch import scratch_server, sweep
 from dagster_resil.postgres.session import settle
 from dagster_resil.postgres.tables import list_tables
 from dagster_resil.process import run
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.restore import RestoreSettings, restore_backup
 from dagster_resil.vault.base import Vault
 from dagster_resil.vault.local import LocalVault
-from dagster_resil.verify.verdict import Verdict
 from tests.conftest import Source, majors, run_server
 from tests.localcloud.cloud import Cloud
 

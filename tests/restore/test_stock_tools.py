@@ -17,12 +17,12 @@ from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.programs import BIN_DIR_VARIABLE, Programs
 from dagster_resil.process import Completed, run
 from dagster_resil.progress import silent
+from dagster_resil.records.manifest import Manifest
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.base import Vault
 from dagster_resil.vault.local import LocalVault
-from dagster_resil.vault.model import Manifest
 from dagster_resil.verify.contents import read_tables
 from dagster_resil.verify.prove import verify_backup
-from dagster_resil.verify.verdict import Verdict
 from tests.conftest import Source, run_server, stock
 from tests.restore.test_restore import sh
 

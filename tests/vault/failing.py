@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dagster_resil.errors import VaultError
+from dagster_resil.records.manifest import StoredObject
 from dagster_resil.vault.local import LocalVault
-from dagster_resil.vault.model import StoredObject
 
 
 class FailingVault(LocalVault):

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from dagster_resil.vault.backups import Backups, new_backup_id
-from dagster_resil.vault.base import Vault
-from dagster_resil.vault.expected import INVENTORY_OBJECT, SCHEMA_OBJECT
-from dagster_resil.vault.model import (
-    FORMAT,
-    Check,
+from dagster_resil.records.base import FORMAT
+from dagster_resil.records.expected import INVENTORY_OBJECT, SCHEMA_OBJECT
+from dagster_resil.records.manifest import (
     Collation,
     Expectations,
     Manifest,
     Partition,
-    Receipt,
     Snapshot,
     Source,
     StoredObject,
     Table,
 )
-from dagster_resil.verify.verdict import Verdict
+from dagster_resil.records.receipt import Check, Receipt
+from dagster_resil.records.verdict import Verdict
+from dagster_resil.vault.backups import Backups, new_backup_id
+from dagster_resil.vault.base import Vault
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

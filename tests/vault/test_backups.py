@@ -20,11 +20,11 @@ from dagster_resil.errors import (
     UnknownBackup,
     VaultError,
 )
+from dagster_resil.records.manifest import Manifest
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.backups import Backups, folder, manifest_name, new_backup_id
 from dagster_resil.vault.base import Vault
 from dagster_resil.vault.local import LocalVault
-from dagster_resil.vault.model import Manifest
-from dagster_resil.verify.verdict import Verdict
 from tests.localcloud.cloud import Cloud
 from tests.vault.kinds import KINDS, RawObject, all_names, raw
 from tests.vault.records import (

@@ -7,10 +7,10 @@ from typing import Any
 import jsonschema
 import pytest
 
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault import schema
 from dagster_resil.vault.backups import Backups, manifest_name
 from dagster_resil.vault.local import LocalVault
-from dagster_resil.verify.verdict import Verdict
 from tests.vault.records import a_partition, a_receipt, committed
 
 

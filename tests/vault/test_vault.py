@@ -27,14 +27,15 @@ from dagster_resil.errors import (
     UnknownBackup,
     VaultError,
 )
+from dagster_resil.records.manifest import Manifest, StoredObject
+from dagster_resil.records.receipt import Check, Receipt
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault import open_vault
 from dagster_resil.vault.backups import Backups, new_backup_id, parse_manifest
 from dagster_resil.vault.base import Vault
 from dagster_resil.vault.checksums import Checksums
 from dagster_resil.vault.local import LocalVault
-from dagster_resil.vault.model import Check, Manifest, Receipt, StoredObject
 from dagster_resil.vault.schema import FILES, schema_text
-from dagster_resil.verify.verdict import Verdict
 from tests.conftest import Source
 from tests.vault.kinds import raw
 

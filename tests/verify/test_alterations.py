@@ -25,9 +25,9 @@ from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.fingerprints import FingerprintForm, read_contents
 from dagster_resil.postgres.session import settle
 from dagster_resil.postgres.tables import list_tables
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault import open_vault
 from dagster_resil.verify.prove import verify_backup
-from dagster_resil.verify.verdict import Verdict
 from tests.conftest import Source, owner_session
 from tests.graft import graft
 from tests.values import MADE, NO_INPUT, OF_EXTENSIONS, VALUES

@@ -12,12 +12,13 @@ from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.damage import LocalBackup
 from dagster_resil.postgres.catalogues import Catalogues, compare_catalogues, read_catalogues
 from dagster_resil.postgres.connection import Connection, Endpoint
-from dagster_resil.postgres.inventory import Inventory, Item, compare_inventories
+from dagster_resil.postgres.inventory import compare_inventories
 from dagster_resil.postgres.session import settle
+from dagster_resil.records.inventory import Inventory, Item
+from dagster_resil.records.receipt import Receipt
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault import open_vault
-from dagster_resil.vault.model import Receipt
 from dagster_resil.verify.prove import verify_backup
-from dagster_resil.verify.verdict import Verdict
 from tests.conftest import Source, run_server
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dagster_resil.verify.verdict import Verdict
+from dagster_resil.records.verdict import Verdict
 from tests.conftest import Source, owner_session
 from tests.graft import graft
 from tests.verify.test_alterations import taken

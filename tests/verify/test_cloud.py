@@ -24,12 +24,13 @@ from dagster_resil.errors import (
     VaultError,
     VaultUnreachable,
 )
+from dagster_resil.records.manifest import Manifest, StoredObject
+from dagster_resil.records.receipt import Receipt
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.restore import restore_backup
 from dagster_resil.vault.backups import Backups, folder, manifest_name
 from dagster_resil.vault.gcs import GcsVault
-from dagster_resil.vault.model import Manifest, Receipt, StoredObject
 from dagster_resil.verify.prove import verify_backup
-from dagster_resil.verify.verdict import Verdict
 from tests.conftest import Source
 from tests.localcloud.cloud import QUICK, Cloud
 

@@ -12,10 +12,10 @@ import pytest
 
 from dagster_resil.backup.take import BackupSettings, take_backup
 from dagster_resil.demo.damage import LocalBackup, change_one_value, flip_one_byte
+from dagster_resil.records.receipt import Receipt
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault import open_vault
-from dagster_resil.vault.model import Receipt
 from dagster_resil.verify.prove import verify_backup
-from dagster_resil.verify.verdict import Verdict
 from tests.conftest import Source
 from tests.graft import copy_of, graft
 

@@ -18,12 +18,12 @@ from dagster_resil.postgres.inventory import take_inventory
 from dagster_resil.postgres.load import apply_globals
 from dagster_resil.postgres.server_inventory import take_server_inventory
 from dagster_resil.postgres.session import settle
+from dagster_resil.records.expected import INVENTORY_OBJECT
+from dagster_resil.records.receipt import Receipt
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.restore import restore_backup
 from dagster_resil.vault import open_vault
-from dagster_resil.vault.expected import INVENTORY_OBJECT
-from dagster_resil.vault.model import Receipt
 from dagster_resil.verify.prove import verify_backup
-from dagster_resil.verify.verdict import Verdict
 from tests.conftest import Source, run_server, stock
 from tests.graft import copy_of
 from tests.restore.test_hostile_names import around

@@ -12,10 +12,10 @@ import pytest
 from dagster_resil.backup.take import BackupSettings, take_backup
 from dagster_resil.demo.damage import LocalBackup
 from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.restore import restore_backup
 from dagster_resil.vault import open_vault
 from dagster_resil.verify.prove import verify_backup
-from dagster_resil.verify.verdict import Verdict
 from dagster_resil.workspace import Workspace
 from tests.conftest import Source, run_server, stock
 from tests.verify.test_catalogues import assert_passes, restored_by_script, verified

@@ -9,10 +9,10 @@ import pytest
 from dagster_resil.backup.take import BackupSettings, Comparison, take_backup
 from dagster_resil.demo.databases import load
 from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.records.receipt import Receipt
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault import open_vault
-from dagster_resil.vault.model import Receipt
 from dagster_resil.verify.prove import verify_backup
-from dagster_resil.verify.verdict import Verdict
 from tests.conftest import Source
 
 

@@ -15,10 +15,10 @@ from dagster_resil.backup.take import BackupSettings, take_backup
 from dagster_resil.demo.damage import LocalBackup
 from dagster_resil.errors import VaultError
 from dagster_resil.postgres.archive import read_contents
+from dagster_resil.records.receipt import Receipt
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault import open_vault
-from dagster_resil.vault.model import Receipt
 from dagster_resil.verify.prove import verify_backup
-from dagster_resil.verify.verdict import Verdict
 from tests.conftest import Source, majors
 from tests.graft import copy_of
 from tests.vault.failing import FailingVault

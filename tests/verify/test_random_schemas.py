@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dagster_resil.verify.verdict import Verdict
+from dagster_resil.records.verdict import Verdict
 from tests.conftest import Source, majors, owner_session
 from tests.schemas import Maker
 from tests.verify.test_catalogues import restored_by_script, taken, verified

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from dagster_resil.postgres.inventory import Inventory, Item, LargeObjects
-from dagster_resil.vault.model import Record
+from dagster_resil.records.base import Record
+from dagster_resil.records.inventory import Inventory, Item, LargeObjects
 
 SCHEMA_OBJECT = "expectations/schema.sql"
 """``pg_dump --schema-only`` of the source, made under the snapshot."""

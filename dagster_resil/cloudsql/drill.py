@@ -17,25 +17,21 @@ from datetime import UTC, datetime
 import pandas as pd
 
 import dagster_resil
-from dagster_resil.cloudsql.client import CloudSql, Instance, RecoveryWindow
+from dagster_resil.cloudsql.client import CloudSql
+from dagster_resil.cloudsql.instance import Instance, RecoveryWindow
 from dagster_resil.cloudsql.temporary import temporary_clone
 from dagster_resil.errors import CloudSqlError, NoVault, ResilError, VaultError
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.tables import list_tables
 from dagster_resil.progress import Progress, Step, silent
+from dagster_resil.records.base import FORMAT, format_time
+from dagster_resil.records.manifest import Manifest, Recovered
+from dagster_resil.records.receipt import Check, Receipt
+from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.base import Vault
-from dagster_resil.vault.model import (
-    FORMAT,
-    Check,
-    Manifest,
-    Receipt,
-    Recovered,
-    format_time,
-)
 from dagster_resil.verify.compare import DETAILS_SHOWN, compare_tables, to_records
 from dagster_resil.verify.contents import read_tables
-from dagster_resil.verify.verdict import Verdict
 
 log = logging.getLogger(__name__)
 

@@ -32,8 +32,8 @@ from dagster_resil.postgres.archive import (
     read_contents,
 )
 from dagster_resil.postgres.load import END_OF_DATA, inflated
+from dagster_resil.records.manifest import Engine, StoredObject
 from dagster_resil.vault.base import Vault
-from dagster_resil.vault.model import Engine, StoredObject
 
 _TOC = "toc.dat"
 _FILE = re.compile(r"(?P<name>toc\.dat|blobs(_[0-9]+)?\.toc|[0-9]+\.dat\.gz|blob_[0-9]+\.dat\.gz)")

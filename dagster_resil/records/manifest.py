@@ -1,49 +1,19 @@
-"""What is written into a vault beside the archive: manifests and receipts.
-
-Times are RFC 3339 in UTC, sizes are bytes, durations are seconds.
-"""
+"""Manifests: what a backup holds, of what, and of which moment."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, Field
 
-from dagster_resil.verify.verdict import Verdict
-
-FORMAT = 1
-"""The vault layout that this release writes, and the newest that it reads."""
-
-
-def _utc(value: datetime) -> datetime:
-    if value.tzinfo is None:
-        raise ValueError("a time without a zone")
-    return value.astimezone(UTC)
-
-
-def format_time(value: datetime) -> str:
-    """Return a time as RFC 3339 in UTC, to the microsecond."""
-    return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-Time = Annotated[datetime, AfterValidator(_utc), PlainSerializer(format_time, return_type=str)]
-Bytes = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0)]
-
-NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
-"""A protected database's name for us; the PostgreSQL database may be called anything."""
-BACKUP_ID_PATTERN = r"^[a-z][a-z0-9_]*-[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}$"
-
-
-class Record(BaseModel):
-    """A part of a manifest or receipt: immutable; fields of later releases are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON's own types, with the names that the vault uses."""
-        return self.model_dump(mode="json", by_alias=True)
+from dagster_resil.records.base import (
+    BACKUP_ID_PATTERN,
+    NAME_PATTERN,
+    Bytes,
+    Record,
+    Seconds,
+    Time,
+)
 
 
 class Collation(Record):
@@ -208,13 +178,13 @@ class Manifest(Record):
     """Program → version, for example {"pg_dump": "15.18", "dagster_resil": "0.1.0"}."""
     started_at: Time
     finished_at: Time
-    seconds: dict[str, Seconds] = {}
+    seconds: dict[str, Seconds] = {}  # noqa: RUF012 - a model copies its defaults
     tables: tuple[Table, ...]
     objects: tuple[StoredObject, ...]
     database_bytes: Bytes
     """The size of the source's database on its disk: what a scratch server needs room for."""
     expectations: Expectations
-    settings: dict[str, str | int | float | bool | None] = {}
+    settings: dict[str, str | int | float | bool | None] = {}  # noqa: RUF012 - a model copies its defaults
     """The settings that shaped the backup."""
 
     @property
@@ -237,66 +207,3 @@ class Manifest(Record):
         document = self.to_json()
         document |= {"tables": self.table_count, "objects": len(self.objects)}
         return document | {"rows": self.rows, "bytes": self.bytes}
-
-
-class Check(Record):
-    """What one check found."""
-
-    name: str
-    verdict: Verdict
-    summary: str
-    """One sentence with the figures, or with the first thing that is wrong."""
-    details: tuple[str, ...] = ()
-    """The differences, one a line, the first of them when there are many."""
-
-
-class TableComparison(Record):
-    """One row of the comparison: a table in the source and in the restored database."""
-
-    schema_: str = Field(alias="schema")
-    name: str
-    kind: str
-    rows_source: int | None
-    rows_restored: int | None
-    fingerprint_source: str | None
-    fingerprint_restored: str | None
-    bytes_source: int | None
-    bytes_restored: int | None
-    verdict: Verdict
-    difference: str = ""
-
-    @property
-    def title(self) -> str:
-        """Return the table's name for a person."""
-        return "large objects" if self.kind == "large_objects" else f"{self.schema_}.{self.name}"
-
-
-class Receipt(Record):
-    """The outcome of one verification."""
-
-    format: Annotated[int, Field(ge=1)]
-    backup_id: str
-    name: str
-    database: str
-    verdict: Verdict
-    checks: tuple[Check, ...]
-    seconds: dict[str, Seconds]
-    rows: int
-    bytes: Bytes
-    verified_at: Time
-    server_version: str | None
-    """The scratch server's version; None when there was none."""
-    tools: dict[str, str]
-    isolation: tuple[str, ...] = ()
-    """How the scratch server was shut off, and what could not be."""
-    not_checked: tuple[str, ...] = ()
-    tables: tuple[TableComparison, ...] = ()
-    recovered: Recovered | None = None
-    """Of a point-in-time drill: the moment, and the instance that was recovered to it."""
-
-    def check(self, name: str) -> Check:
-        """Return the check of that name; KeyError when there is none."""
-        for item in self.checks:
-            if item.name == name:
-                return item
-        raise KeyError(name)
