@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "preflight": _TOOLS | {"records", "postgres", "vault", "backup"},
     # What only Cloud SQL has.
     "cloudsql": _TOOLS | {"records", "postgres", "vault", "backup", "verify", "google"},
-    # The faces. None of them imports another one.
+    # The faces. None of them imports another one, and nothing imports the command line.
     "alerts": _TOOLS,
     "cli": _TOOLS | {"records", "postgres", "vault", "backup", "verify", "restore", "preflight"},
     "components": _TOOLS
@@ -45,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     # The laptop: a cloud that stands by itself, and demonstrations, which use everything.
     "localcloud": {"errors", "logs", "process", "postgres"},
     "demo": _TOOLS
-    | {"records", "postgres", "vault", "verify", "cli", "components", "definitions", "localcloud"},
+    | {"records", "postgres", "vault", "verify", "components", "definitions", "localcloud"},
 }
 """Which folder or module of the package may import which others; all may import the package."""
 

@@ -20,7 +20,6 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from dagster_resil import logs
-from dagster_resil.cli import size
 from dagster_resil.demo.damage import (
     CloudBackup,
     Damageable,
@@ -35,6 +34,7 @@ from dagster_resil.process import Child, on_stop
 from dagster_resil.progress import Step
 from dagster_resil.records.manifest import Manifest
 from dagster_resil.records.receipt import Receipt
+from dagster_resil.records.text import size
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault import bucket_and_prefix, open_vault
 from dagster_resil.vault.backups import Backups
