@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from dagster_resil.backup.take import PART_BYTES, BackupSettings
+from dagster_resil.backup.settings import PART_BYTES, BackupSettings
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.programs import Programs, find_all
 from dagster_resil.postgres.server import Server, reachable_programs
@@ -286,7 +286,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.setattr("dagster_resil.backup.parts.SMALL_TABLE_BYTES", 0)
     monkeypatch.setattr("dagster_resil.verify.archive.STREAMED_BYTES", 0)
-    monkeypatch.setattr("dagster_resil.backup.take._SMALLEST_PART_BYTES", 1)
+    monkeypatch.setattr("dagster_resil.backup.settings.SMALLEST_PART_BYTES", 1)
     defaults = (1 << 16 if value == PART_BYTES else value for value in _defaults())
     monkeypatch.setattr(BackupSettings.__init__, "__defaults__", tuple(defaults))
 

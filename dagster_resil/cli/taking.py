@@ -32,7 +32,7 @@ from dagster_resil.records.text import size
 from dagster_resil.vault import open_vault
 
 if TYPE_CHECKING:
-    from dagster_resil.backup.take import Comparison
+    from dagster_resil.backup.settings import Comparison
 
 
 @click.command()
@@ -58,7 +58,8 @@ def prove(
     Nothing is kept and nothing is configured: it answers whether a backup of this database,
     taken now, would restore to exactly what the database holds.
     """
-    from dagster_resil.backup.take import BackupSettings, take_backup
+    from dagster_resil.backup.settings import BackupSettings
+    from dagster_resil.backup.take import take_backup
     from dagster_resil.postgres.identity import database_bytes, read_identity
     from dagster_resil.verify.prove import VerifySettings, check_provable, verify_backup
     from dagster_resil.workspace import Workspace
@@ -128,7 +129,8 @@ def backup(
     as_json: bool,
 ) -> int:
     """Take one backup of the database at URL and print its id."""
-    from dagster_resil.backup.take import BackupSettings, take_backup
+    from dagster_resil.backup.settings import BackupSettings
+    from dagster_resil.backup.take import take_backup
 
     endpoint = endpoint_from(url, url_env)
     store = open_vault(vault)

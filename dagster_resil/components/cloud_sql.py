@@ -15,7 +15,7 @@ import dagster as dg
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from dagster_resil import logs
-from dagster_resil.backup.data import Method, SnapshotData
+from dagster_resil.backup.origin import Origin
 from dagster_resil.cloudsql.client import CloudSql, CloudSqlSettings
 from dagster_resil.cloudsql.endpoint import endpoint_of
 from dagster_resil.cloudsql.export import ExportSettings, exporting
@@ -173,21 +173,6 @@ class CloudSqlDatabase(dg.Model, dg.Resolvable):
 
 
 @dataclass(frozen=True)
-class ToRead:
-    """What a backup is read from, and how: what :func:`take_backup` takes.
-
-    :param instance: the connection name of what is protected.
-    :param cloned: whether it is a temporary copy of that.
-    """
-
-    endpoint: Endpoint
-    method: Method = SnapshotData
-    recovered: Recovered | None = None
-    instance: str | None = None
-    cloned: bool = False
-
-
-@dataclass(frozen=True)
 class CloudSqlSource:
     """What the jobs of a database in Cloud SQL do.
 
@@ -279,12 +264,12 @@ class CloudSqlSource:
         return replica
 
     @contextmanager
-    def live(self, owner: str) -> Iterator[ToRead]:
+    def live(self, owner: str) -> Iterator[Origin]:
         """Yield the database as it is."""
         config = self.config
         if config.export is None:
             cloud = self.reader
-            yield ToRead(self.connect(cloud, self._read_from(cloud)), instance=config.instance)
+            yield Origin(self.connect(cloud, self._read_from(cloud)), instance=config.instance)
             return
         as_who = {"impersonate": config.accounts.backup} if config.accounts.backup else {}
         landing = VaultAddress(config.export.landing, None, cloud_storage=as_who).open()
@@ -295,7 +280,7 @@ class CloudSqlSource:
                 landing=landing,
                 offload=config.export.offload,
             )
-            yield ToRead(
+            yield Origin(
                 self.connect(cloud, self._instance(cloud)),
                 exporting(cloud, exported),
                 instance=config.instance,
@@ -315,7 +300,7 @@ class CloudSqlSource:
                 project=clone.project,
                 offload=config.export.offload,
             )
-            yield ToRead(
+            yield Origin(
                 self.connect(reader, clone),
                 exporting(reader, exported),
                 instance=config.instance,
@@ -323,7 +308,7 @@ class CloudSqlSource:
             )
 
     @contextmanager
-    def past(self, end: datetime, owner: str) -> Iterator[ToRead]:
+    def past(self, end: datetime, owner: str) -> Iterator[Origin]:
         """Yield the database as it was just before a moment.
 
         :raises ConfigurationError: the moment is outside of the window of recovery.
@@ -351,7 +336,7 @@ class CloudSqlSource:
                 instance=self.config.instance, moment=moment, by_way_of=clone.name
             )
             try:
-                yield ToRead(
+                yield Origin(
                     self.connect(cloud, clone),
                     recovered=recovered,
                     instance=self.config.instance,

@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from dagster_resil.backup.take import PART_BYTES, BackupSettings, Comparison, take_backup
+from dagster_resil.backup.origin import Origin
+from dagster_resil.backup.settings import PART_BYTES, BackupSettings, Comparison
+from dagster_resil.backup.take import take_backup
 from dagster_resil.components.checks import build_checks
-from dagster_resil.components.cloud_sql import CloudSqlDatabase, CloudSqlSource, ToRead
+from dagster_resil.components.cloud_sql import CloudSqlDatabase, CloudSqlSource
 from dagster_resil.components.jobs import build_restore_job, build_verify_job
 from dagster_resil.components.literals import reading, refuse_literals
 from dagster_resil.components.metadata import describe_backup
@@ -282,18 +284,14 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
                 store = vault.open(context.resources)
                 taken: Manifest | None = None
                 try:
-                    with self._reading(past, context.run.run_id) as read:
+                    with self._reading(past, context.run.run_id) as origin:
                         taken = take_backup(
-                            read.endpoint,
+                            origin,
                             store,
                             name=self.name,
                             partition=partition,
                             settings=settings,
                             progress=progress_into(context.log),
-                            method=read.method,
-                            recovered=read.recovered,
-                            instance=read.instance,
-                            cloned=read.cloned,
                         )
                 except CloudSqlError as error:
                     if taken is not None:  # but its temporary instance is left
@@ -310,18 +308,18 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
         return backup
 
     @contextmanager
-    def _reading(self, past: Partition | None, owner: str) -> Iterator[ToRead]:
+    def _reading(self, past: Partition | None, owner: str) -> Iterator[Origin]:
         """Yield what a backup is read from.
 
         :param past: the partition of which a past state is recovered; None for the state of now.
         """
         if self.connection is not None:
-            yield ToRead(endpoint_from(self.connection.url_env, self.connection.password_env))
+            yield Origin(endpoint_from(self.connection.url_env, self.connection.password_env))
         elif self.cloud_sql is not None:
             with tempfile.TemporaryDirectory(prefix="resil-") as folder:
                 source = CloudSqlSource(self.cloud_sql, Path(folder))
-                with source.past(past.end, owner) if past else source.live(owner) as read:
-                    yield read
+                with source.past(past.end, owner) if past else source.live(owner) as origin:
+                    yield origin
 
     def _schedule(
         self, partitions: dg.TimeWindowPartitionsDefinition, cron: str, timezone: str

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from psycopg import sql
 
-from dagster_resil.backup.take import BackupSettings, Comparison, take_backup
+from dagster_resil.backup.settings import BackupSettings, Comparison
+from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.damage import LocalBackup, change_one_value
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.errors import BackupFailed

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from dagster_resil.backup.expectations import ExpectationReader
+from dagster_resil.backup.settings import BackupSettings
 from dagster_resil.backup.snapshot import hold_snapshot
-from dagster_resil.backup.take import BackupSettings, take_backup
+from dagster_resil.backup.take import take_backup
 from dagster_resil.errors import BackupFailed, NoVault, ResilError, SnapshotLost
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.inventory import read_sequences
@@ -147,7 +148,7 @@ def test_a_definition_that_changes_while_the_backup_runs_is_noticed(
             source.execute(endpoint, statement)
         return read_sequences(connection)
 
-    monkeypatch.setattr("dagster_resil.backup.take.read_sequences", read)
+    monkeypatch.setattr("dagster_resil.backup.reading.read_sequences", read)
     manifest = take_backup(endpoint, vault, name="app")
     assert len(looks) == 2 * attempts
     assert verify_backup(vault, manifest).verdict is Verdict.PASS

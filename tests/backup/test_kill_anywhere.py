@@ -22,7 +22,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from dagster_resil.backup.take import BackupSettings, take_backup
+from dagster_resil.backup.settings import BackupSettings
+from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.scratch import sweep

@@ -10,7 +10,8 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from dagster_resil.backup.take import BackupSettings, take_backup
+from dagster_resil.backup.settings import BackupSettings
+from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.errors import LockTimeout
 from dagster_resil.postgres.connection import Connection, Endpoint

@@ -11,7 +11,8 @@ from psycopg import sql
 
 from dagster_resil.backup import parts, snapshot
 from dagster_resil.backup.parts import Part, cut, to_read_in_parts
-from dagster_resil.backup.take import BackupSettings, take_backup
+from dagster_resil.backup.settings import BackupSettings
+from dagster_resil.backup.take import take_backup
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.tables import Relation, list_tables
 from dagster_resil.records.manifest import Manifest, Table

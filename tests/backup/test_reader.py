@@ -17,7 +17,8 @@ from dagster_resil.backup import copying
 from dagster_resil.backup.copying import CopySession
 from dagster_resil.backup.parts import Part
 from dagster_resil.backup.reader import END_OF_DATA, TableReader, compressed
-from dagster_resil.backup.take import BackupSettings, take_backup
+from dagster_resil.backup.settings import BackupSettings
+from dagster_resil.backup.take import take_backup
 from dagster_resil.errors import BackupFailed, VaultError
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.records.verdict import Verdict

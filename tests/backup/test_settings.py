@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from psycopg import sql
 
-from dagster_resil.backup.take import BackupSettings, take_backup
+from dagster_resil.backup.settings import BackupSettings
+from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.errors import PermissionMissing
 from dagster_resil.postgres.catalogues import money_settings

@@ -15,7 +15,8 @@ import pytest
 
 from dagster_resil.backup.dump import source_error
 from dagster_resil.backup.expectations import _explained
-from dagster_resil.backup.take import BackupSettings, take_backup
+from dagster_resil.backup.settings import BackupSettings
+from dagster_resil.backup.take import take_backup
 from dagster_resil.errors import BackupFailed
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.server import Server, hand_over, reachable_programs, server_user

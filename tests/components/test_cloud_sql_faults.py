@@ -30,7 +30,7 @@ from urllib.parse import quote
 import dagster as dg
 import pytest
 
-from dagster_resil.backup.take import BackupSettings
+from dagster_resil.backup.settings import BackupSettings
 from dagster_resil.cloudsql import ownership
 from dagster_resil.cloudsql.client import CloudSql as Client
 from dagster_resil.cloudsql.client import CloudSqlSettings

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from dagster_resil.backup import take
+from dagster_resil.backup import reading
 from dagster_resil.backup.take import take_backup
 from dagster_resil.postgres.connection import Connection
 from dagster_resil.postgres.fingerprints import DIRECT, PACKED, UNSEEN, read_contents
@@ -127,7 +127,7 @@ def test_a_nan_is_a_nan(one_source: Source) -> None:
 def test_an_earlier_form_is_verified_and_told(
     one_source: Source, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(take, "default_form", lambda version: form)
+    monkeypatch.setattr(reading, "default_form", lambda version: form)
     endpoint = one_source.create()
     one_source.execute(
         endpoint,

@@ -10,7 +10,8 @@ from typing import Literal
 
 import pytest
 
-from dagster_resil.backup.take import BackupSettings, take_backup
+from dagster_resil.backup.settings import BackupSettings
+from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.damage import LocalBackup
 from dagster_resil.demo.databases import load
 from dagster_resil.postgres.connection import Endpoint

@@ -19,7 +19,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from dagster_resil.backup.take import BackupSettings, Comparison, take_backup
+from dagster_resil.backup.settings import BackupSettings, Comparison
+from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.damage import LocalBackup
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.fingerprints import FingerprintForm, read_contents

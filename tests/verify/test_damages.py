@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dagster_resil.backup.take import BackupSettings, take_backup
+from dagster_resil.backup.settings import BackupSettings
+from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.damage import LocalBackup, change_one_value, flip_one_byte
 from dagster_resil.records.receipt import Receipt
 from dagster_resil.records.verdict import Verdict

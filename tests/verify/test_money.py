@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dagster_resil.backup.take import BackupSettings, take_backup
+from dagster_resil.backup.settings import BackupSettings
+from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.damage import LocalBackup
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.records.verdict import Verdict

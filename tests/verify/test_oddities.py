@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dagster_resil.backup.take import BackupSettings, Comparison, take_backup
+from dagster_resil.backup.settings import BackupSettings, Comparison
+from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.databases import load
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.records.receipt import Receipt

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from dagster_resil.backup.reader import compressed
-from dagster_resil.backup.take import BackupSettings, take_backup
+from dagster_resil.backup.settings import BackupSettings
+from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.damage import LocalBackup
 from dagster_resil.errors import VaultError
 from dagster_resil.postgres.archive import read_contents
@@ -39,7 +40,7 @@ def good(servers: Callable[[int], Source], tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("good") / "vault"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dagster_resil.backup.parts.SMALL_TABLE_BYTES", 0)
-        patch.setattr("dagster_resil.backup.take._SMALLEST_PART_BYTES", 1)
+        patch.setattr("dagster_resil.backup.settings.SMALLEST_PART_BYTES", 1)
         manifest = take_backup(
             endpoint,
             open_vault(folder.as_uri()),

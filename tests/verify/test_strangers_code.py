@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from dagster_resil.backup.take import BackupSettings, Comparison, take_backup
+from dagster_resil.backup.settings import BackupSettings, Comparison
+from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.errors import TargetRefused
 from dagster_resil.postgres.connection import Endpoint
