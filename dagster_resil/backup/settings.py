@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,7 +9,7 @@ from typing import Literal
 from dagster_resil.errors import ConfigurationError
 from dagster_resil.postgres.fingerprints import FingerprintForm
 from dagster_resil.process import DAY_S
-from dagster_resil.records.base import NAME_PATTERN
+from dagster_resil.vault.layout import check_database_name
 
 Comparison = Literal["counts", "contents", "text"]
 FORMS: dict[Comparison, FingerprintForm] = {
@@ -61,11 +60,7 @@ def check_settings(name: str, settings: BackupSettings) -> None:
     :param name: the protected database's name.
     :raises ConfigurationError: a name or a setting can't be.
     """
-    if not re.match(NAME_PATTERN, name):
-        raise ConfigurationError(
-            f"{name!r} can't be a protected database's name",
-            hint="use small letters, digits and underscores, a letter first",
-        )
+    check_database_name(name)
     if settings.jobs < 1 or settings.attempts < 1 or not 1 <= settings.compress_level <= 9:
         raise ConfigurationError(
             "jobs and attempts are at least 1, the compression level is 1 to 9",

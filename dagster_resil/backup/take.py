@@ -29,8 +29,9 @@ from dagster_resil.progress import Progress, Step, silent
 from dagster_resil.records.base import FORMAT, format_time
 from dagster_resil.records.expected import INVENTORY_OBJECT, SCHEMA_OBJECT
 from dagster_resil.records.manifest import Expectations, Manifest, Partition, StoredObject
-from dagster_resil.vault.backups import Backups, new_backup_id
+from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.base import Vault
+from dagster_resil.vault.layout import new_backup_id
 from dagster_resil.workspace import Workspace
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,9 @@ from dagster_resil.cli.rendering import (
 from dagster_resil.records.base import format_time
 from dagster_resil.records.text import size
 from dagster_resil.vault import open_vault
-from dagster_resil.vault.backups import Backups, Entry, folder
+from dagster_resil.vault.backups import Backups
+from dagster_resil.vault.layout import folder
+from dagster_resil.vault.listing import Entry
 
 
 @click.command("list")

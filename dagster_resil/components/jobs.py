@@ -29,7 +29,8 @@ from dagster_resil.restore import (
     restore_backup,
     restore_to_scratch,
 )
-from dagster_resil.vault.backups import Backups, passed_over
+from dagster_resil.vault.backups import Backups
+from dagster_resil.vault.listing import passed_over
 from dagster_resil.verify.prove import VerifySettings
 
 log = logging.getLogger(__name__)

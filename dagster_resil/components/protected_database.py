@@ -1,6 +1,5 @@
 """The component that protects one database."""
 
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,8 +31,8 @@ from dagster_resil.components.recovery import build_recovery
 from dagster_resil.components.running import explained, progress_into
 from dagster_resil.components.sources import VaultAddress, endpoint_from, variable_name
 from dagster_resil.errors import CloudSqlError
-from dagster_resil.records.base import NAME_PATTERN
 from dagster_resil.records.manifest import Manifest, Partition
+from dagster_resil.vault.layout import is_database_name
 from dagster_resil.verify.prove import VerifySettings
 
 
@@ -172,7 +171,7 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
     @field_validator("name")
     @classmethod
     def _a_name(cls, value: str) -> str:
-        if not re.match(NAME_PATTERN, value):
+        if not is_database_name(value):
             raise ValueError("small letters, digits and underscores, a letter first")
         return value
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dagster_resil.records.manifest import Manifest, Table
-from dagster_resil.vault.backups import folder, manifest_name
 from dagster_resil.vault.checksums import Checksums
+from dagster_resil.vault.layout import folder, manifest_name
 
 if TYPE_CHECKING:
     from google.cloud import storage

@@ -18,7 +18,6 @@ from pydantic import ValidationError
 from dagster_resil.errors import (
     ConfigurationError,
     ManifestDamaged,
-    ManifestTooNew,
     NoVault,
     ObjectDamaged,
     ObjectMissing,
@@ -26,11 +25,23 @@ from dagster_resil.errors import (
     UnknownBackup,
     VaultError,
 )
-from dagster_resil.records.base import BACKUP_ID_PATTERN, FORMAT, NAME_PATTERN
+from dagster_resil.records.base import FORMAT
 from dagster_resil.records.manifest import Manifest, Partition, Source, StoredObject
 from dagster_resil.records.receipt import Receipt
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.base import Vault
+from dagster_resil.vault.documents import first_of, format_of, parse_manifest
+from dagster_resil.vault.layout import (
+    check_database_name,
+    folder,
+    id_beginning,
+    is_backup_id,
+    is_database_name,
+    manifest_name,
+    name_of,
+    receipts_folder,
+)
+from dagster_resil.vault.listing import Entry, Listing, Problem, age, may_be_newer, passed_over
 
 log = logging.getLogger(__name__)
 
@@ -39,52 +50,6 @@ _READERS = 8
 _RECEIPT = re.compile(r"([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{6}\.json")
 _NEAREST = 3
 """How many ids are suggested for one that is unknown."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A whole backup.
-
-    :param verdict: that of the newest receipt that says PASS or FAIL; INCONCLUSIVE when every
-        receipt says so, or when one newer than a PASS can't be read, since it may say FAIL; None
-        when there is no receipt that can be read.
-    :param verified_at: when that receipt, or the newest that can be read, was written.
-    :param receipts: how many there are, readable or not.
-    """
-
-    manifest: Manifest
-    verdict: Verdict | None
-    verified_at: datetime | None
-    receipts: int
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A manifest or receipt that can't be read.
-
-    A backup whose manifest can't be read is not listed, one with such a receipt is.
-    """
-
-    backup_id: str
-    error: ResilError
-
-    @property
-    def message(self) -> str:
-        """Return what is wrong."""
-        return self.error.message
-
-    @property
-    def hint(self) -> str:
-        """Return what to do about it."""
-        return self.error.hint
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a vault holds, newest first."""
-
-    backups: tuple[Entry, ...]
-    problems: tuple[Problem, ...]
 
 
 @dataclass(frozen=True)
@@ -101,60 +66,6 @@ class _Manifests:
 
     manifests: tuple[Manifest, ...]
     problems: tuple[Problem, ...]
-
-
-def new_backup_id(name: str, moment: datetime) -> str:
-    """Return an id that no other attempt has: ``<name>-<YYYYMMDDTHHMMSSZ>-<6 hex>``.
-
-    :raises ConfigurationError: the name can't be a protected database's.
-    """
-    _check_name(name)
-    return f"{_id_beginning(name, moment)}-{secrets.token_hex(3)}"
-
-
-def _id_beginning(name: str, moment: datetime) -> str:
-    """Return the beginning of the ids of backups that show a moment: ids sort by it."""
-    return f"{name}-{moment.astimezone(UTC):%Y%m%dT%H%M%SZ}"
-
-
-def folder(backup_id: str) -> str:
-    """Return the beginning of the names of a backup's objects; it ends in a slash."""
-    return f"{_name_of(backup_id)}/backups/{backup_id}/"
-
-
-def manifest_name(backup_id: str) -> str:
-    """Return the name of a backup's manifest."""
-    return f"{_name_of(backup_id)}/manifests/{backup_id}.json"
-
-
-def _receipts_folder(backup_id: str) -> str:
-    return f"{_name_of(backup_id)}/receipts/{backup_id}/"
-
-
-def _is_id(text: str) -> bool:
-    # fullmatch: "$" would let a line feed through.
-    return re.fullmatch(BACKUP_ID_PATTERN.strip("^$"), text) is not None
-
-
-def _is_database_name(text: str) -> bool:
-    return re.fullmatch(NAME_PATTERN.strip("^$"), text) is not None
-
-
-def _name_of(backup_id: str) -> str:
-    if not _is_id(backup_id):
-        raise UnknownBackup(
-            f"{backup_id!r} is no backup's id",
-            hint="ids look like shop-20260101T000000Z-0a1b2c; list them with: resil list",
-        )
-    return backup_id.split("-", 1)[0]
-
-
-def _check_name(name: str) -> None:
-    if not _is_database_name(name):
-        raise ConfigurationError(
-            f"{name!r} can't be a protected database's name",
-            hint="small letters, digits and underscores, a letter first",
-        )
 
 
 class Backups:
@@ -237,10 +148,10 @@ class Backups:
 
         They are under way, or were killed.
         """
-        _check_name(name)
+        check_database_name(name)
         whole = {found.backup_id for found in self._find(name)}
         folders = self.vault.folders(f"{name}/backups/")
-        return [each for each in folders if _is_id(each) and each not in whole]
+        return [each for each in folders if is_backup_id(each) and each not in whole]
 
     def sweep(self, name: str, *, older_than_s: float) -> list[str]:
         """Remove what killed attempts have left, as far as the vault lets us.
@@ -264,7 +175,7 @@ class Backups:
     def put_receipt(self, receipt: Receipt) -> str:
         """Write a receipt and return its object's name."""
         moment = f"{receipt.verified_at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
-        name = f"{_receipts_folder(receipt.backup_id)}{moment}-{secrets.token_hex(3)}.json"
+        name = f"{receipts_folder(receipt.backup_id)}{moment}-{secrets.token_hex(3)}.json"
         data = json.dumps(receipt.to_json(), ensure_ascii=False, indent=1).encode()
         self.vault.put(name, [data])
         return name
@@ -290,7 +201,7 @@ class Backups:
         :raises ManifestTooNew: a newer release wrote it.
         :raises ManifestDamaged: it is not valid.
         """
-        if not _is_id(backup_id):
+        if not is_backup_id(backup_id):
             raise UnknownBackup(
                 f"{backup_id!r} is no backup's id", hint=self._nearest_hint(backup_id)
             )
@@ -314,9 +225,9 @@ class Backups:
     def _find(self, name: str | None) -> Iterator[_Found]:
         """Yield every manifest's object, of one database or of all."""
         if name is not None:
-            _check_name(name)
+            check_database_name(name)
         # Not one listing of everything: the archives have far more objects than this needs.
-        databases = [name] if name else filter(_is_database_name, self.vault.folders())
+        databases = [name] if name else filter(is_database_name, self.vault.folders())
         for database in databases:
             prefix = f"{database}/manifests/"
             for item in self.vault.names(prefix):
@@ -327,7 +238,7 @@ class Backups:
     def _manifests(self, name: str | None) -> _Manifests:
         def read(found: _Found) -> Manifest | Problem:
             try:
-                if not _is_id(found.backup_id) or _name_of(found.backup_id) != found.name:
+                if not is_backup_id(found.backup_id) or name_of(found.backup_id) != found.name:
                     raise ManifestDamaged(
                         f"object {found.name}/manifests/{found.backup_id}.json in vault "
                         f"{self.vault.url} is no backup's manifest",
@@ -341,7 +252,7 @@ class Backups:
         with ThreadPoolExecutor(_READERS, thread_name_prefix="manifests") as pool:
             results = list(pool.map(read, list(self._find(name))))
         manifests = [each for each in results if isinstance(each, Manifest)]
-        manifests.sort(key=_age, reverse=True)
+        manifests.sort(key=age, reverse=True)
         return _Manifests(
             tuple(manifests), tuple(each for each in results if isinstance(each, Problem))
         )
@@ -409,7 +320,7 @@ class Backups:
             )
 
         data = self.vault.read(name)
-        version = _format_of(data)
+        version = format_of(data)
         if version is not None and version > FORMAT:
             raise VaultError(
                 f"receipt {name} in vault {self.vault.url} is of format {version}; this release "
@@ -419,7 +330,7 @@ class Backups:
         try:
             receipt = Receipt.model_validate_json(data, strict=True)
         except ValidationError as error:
-            raise damaged(_first_of(error)) from None
+            raise damaged(first_of(error)) from None
         if receipt.backup_id != backup_id:
             raise damaged(f"it is of {receipt.backup_id}")
         return receipt
@@ -427,7 +338,7 @@ class Backups:
     def receipts(self, backup_id: str) -> list[Receipt]:
         """Return a backup's receipts, oldest first; one that can't be read is logged."""
         found = []
-        for name in self.vault.names(_receipts_folder(backup_id)):
+        for name in self.vault.names(receipts_folder(backup_id)):
             if not _RECEIPT.fullmatch(name.rpartition("/")[2]):
                 continue
             try:
@@ -453,7 +364,7 @@ class Backups:
         """
         found = self._of_one_database(name)
         manifest = found.manifests[0]
-        newer = [problem for problem in found.problems if _may_be_newer(problem, manifest)]
+        newer = [problem for problem in found.problems if may_be_newer(problem, manifest)]
         if newer:
             raise max(newer, key=lambda problem: problem.backup_id).error
         return manifest
@@ -532,9 +443,7 @@ class Backups:
         found = self._of_partition(name, partition, grace_s)
         newest = found.manifests[0] if found.manifests else None
         newer = [
-            problem
-            for problem in found.problems
-            if newest is None or _may_be_newer(problem, newest)
+            problem for problem in found.problems if newest is None or may_be_newer(problem, newest)
         ]
         if newer:
             raise max(newer, key=lambda problem: problem.backup_id).error
@@ -542,8 +451,8 @@ class Backups:
 
     def _of_partition(self, name: str, partition: Partition, grace_s: float) -> _Manifests:
         found = self._manifests(name)
-        begin = _id_beginning(name, partition.start)
-        end = _id_beginning(name, partition.end + timedelta(seconds=grace_s))
+        begin = id_beginning(name, partition.start)
+        end = id_beginning(name, partition.end + timedelta(seconds=grace_s))
         return _Manifests(
             tuple(
                 manifest
@@ -554,7 +463,7 @@ class Backups:
             tuple(
                 problem
                 for problem in found.problems
-                if _is_id(problem.backup_id) and begin <= problem.backup_id < end
+                if is_backup_id(problem.backup_id) and begin <= problem.backup_id < end
             ),
         )
 
@@ -575,82 +484,5 @@ class Backups:
         return None
 
 
-def _age(manifest: Manifest) -> tuple[datetime, datetime, str]:
-    """Return what sorts backups, the oldest first; all backfills of a partition show one moment."""
-    return manifest.snapshot.taken_at, manifest.started_at, manifest.backup_id
-
-
 def _second_of(receipt_name: str) -> str:
     return receipt_name.rpartition("/")[2].partition("-")[0]
-
-
-def _may_be_newer(problem: Problem, manifest: Manifest) -> bool:
-    """Return whether a problem is of what may be newer than a backup, as far as ids tell.
-
-    Of two of the same second, which all backfills of a partition are, they do not tell.
-    """
-
-    def to_the_second(backup_id: str) -> str:
-        return backup_id.rpartition("-")[0] if _is_id(backup_id) else backup_id
-
-    return problem.backup_id != manifest.backup_id and (
-        to_the_second(problem.backup_id) >= to_the_second(manifest.backup_id)
-    )
-
-
-def passed_over(manifest: Manifest, problems: Iterable[Problem]) -> Iterator[str]:
-    """Yield a warning of each that might have been chosen in the place of a backup."""
-    for problem in problems:
-        if _may_be_newer(problem, manifest):
-            yield f"chose {manifest.backup_id}, although there is a newer one: {problem.message}"
-
-
-def _first_of(error: ValidationError) -> str:
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return f"it is not JSON ({first['msg'].removeprefix('Invalid JSON: ')})"
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg']}" if place else first["msg"]
-
-
-def _format_of(data: bytes) -> int | None:
-    """Return the format that a record says it has; None when it says none.
-
-    Read before anything else: the rest of a newer format may be unlike anything known here.
-    """
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    version = document.get("format") if isinstance(document, dict) else None
-    return version if type(version) is int else None
-
-
-def parse_manifest(data: bytes, backup_id: str, vault_url: str) -> Manifest:
-    """Read a manifest's bytes.
-
-    :raises ManifestTooNew: a newer release wrote it.
-    :raises ManifestDamaged: it is no manifest, or another backup's.
-    """
-
-    def damaged(reason: str) -> ManifestDamaged:
-        return ManifestDamaged(
-            f"the manifest of {backup_id} in vault {vault_url} is damaged: {reason}",
-            hint="bring it back from a copy of the vault, or use another backup (resil list)",
-        )
-
-    version = _format_of(data)
-    if version is not None and version > FORMAT:
-        raise ManifestTooNew(
-            f"the manifest of {backup_id} is of format {version}; this release reads up to "
-            f"{FORMAT}",
-            hint="upgrade dagster_resil",
-        )
-    try:
-        # Strict, as its JSON Schema is: a number in quotes is not a number.
-        manifest = Manifest.model_validate_json(data, strict=True)
-    except ValidationError as error:
-        raise damaged(_first_of(error)) from None
-    if manifest.backup_id != backup_id or manifest.name != _name_of(backup_id):
-        raise damaged(f"it is that of {manifest.backup_id}")
-    return manifest

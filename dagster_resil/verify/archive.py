@@ -30,8 +30,9 @@ from dagster_resil.progress import Progress, Step
 from dagster_resil.records.manifest import Manifest, StoredObject, Table
 from dagster_resil.records.receipt import Check
 from dagster_resil.records.verdict import Verdict
-from dagster_resil.vault.backups import Backups, manifest_name
+from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.checksums import Checksums
+from dagster_resil.vault.layout import manifest_name
 from dagster_resil.verify.compare import DETAILS_SHOWN
 
 log = logging.getLogger(__name__)

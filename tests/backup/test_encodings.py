@@ -21,8 +21,8 @@ from dagster_resil.postgres import archive
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.restore import restore_backup
-from dagster_resil.vault.backups import manifest_name
 from dagster_resil.vault.base import Vault
+from dagster_resil.vault.layout import manifest_name
 from dagster_resil.verify.prove import verify_backup
 from tests.command import resil
 from tests.conftest import Source, majors, owner_session, run_server, stock

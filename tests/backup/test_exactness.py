@@ -26,8 +26,9 @@ from dagster_resil.postgres.programs import find_all
 from dagster_resil.postgres.scratch import sweep
 from dagster_resil.records.inventory import SequenceValue
 from dagster_resil.records.verdict import Verdict
-from dagster_resil.vault.backups import Backups, Entry
+from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.base import Vault
+from dagster_resil.vault.listing import Entry
 from dagster_resil.verify.prove import verify_backup
 from tests.conftest import Source, majors, owner_session, run_server
 

@@ -57,14 +57,14 @@ END LOOP; END $$;
 
 WORKER = f"""
 import os, sys
-from dagster_resil.backup import parts, take
+from dagster_resil.backup import parts, settings, take
 from dagster_resil.errors import ResilError, VaultError
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.vault.local import LocalVault
 from dagster_resil.verify import archive, prove
 from pathlib import Path
 parts.SMALL_TABLE_BYTES, archive.STREAMED_BYTES = 100_000, 0
-take._SMALLEST_PART_BYTES = 1
+settings.SMALLEST_PART_BYTES = 1
 
 class Vault(LocalVault):
     calls = 0
@@ -95,7 +95,7 @@ vault = Vault(Path(sys.argv[1]))
 print("ready", flush=True)
 try:
     manifest = take.take_backup(Endpoint.parse(os.environ["SOURCE_URL"]), vault, name="killed",
-        settings=take.BackupSettings(part_bytes={PART_BYTES}))
+        settings=settings.BackupSettings(part_bytes={PART_BYTES}))
 except ResilError as error:
     print("not taken", error.exit_code, error.message.replace("\\n", " "), flush=True)
     sys.exit(0)

@@ -22,7 +22,8 @@ from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.scratch import sweep
 from dagster_resil.records.receipt import Receipt
 from dagster_resil.records.verdict import Verdict
-from dagster_resil.vault.backups import Backups, manifest_name
+from dagster_resil.vault.backups import Backups
+from dagster_resil.vault.layout import manifest_name
 from dagster_resil.verify.prove import CHECKS
 from tests.components.conftest import ASSET, Project, component, failure, restored
 from tests.conftest import owner_session

@@ -18,8 +18,9 @@ from dagster_resil.records.manifest import (
 )
 from dagster_resil.records.receipt import Check, Receipt
 from dagster_resil.records.verdict import Verdict
-from dagster_resil.vault.backups import Backups, new_backup_id
+from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.base import Vault
+from dagster_resil.vault.layout import new_backup_id
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

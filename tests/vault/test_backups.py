@@ -22,8 +22,9 @@ from dagster_resil.errors import (
 )
 from dagster_resil.records.manifest import Manifest
 from dagster_resil.records.verdict import Verdict
-from dagster_resil.vault.backups import Backups, folder, manifest_name, new_backup_id
+from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.base import Vault
+from dagster_resil.vault.layout import folder, manifest_name, new_backup_id
 from dagster_resil.vault.local import LocalVault
 from tests.localcloud.cloud import Cloud
 from tests.vault.kinds import KINDS, RawObject, all_names, raw

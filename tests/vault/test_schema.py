@@ -9,7 +9,8 @@ import pytest
 
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault import schema
-from dagster_resil.vault.backups import Backups, manifest_name
+from dagster_resil.vault.backups import Backups
+from dagster_resil.vault.layout import manifest_name
 from dagster_resil.vault.local import LocalVault
 from tests.vault.records import a_partition, a_receipt, committed
 

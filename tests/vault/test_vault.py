@@ -31,9 +31,11 @@ from dagster_resil.records.manifest import Manifest, StoredObject
 from dagster_resil.records.receipt import Check, Receipt
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault import open_vault
-from dagster_resil.vault.backups import Backups, new_backup_id, parse_manifest
+from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.base import Vault
 from dagster_resil.vault.checksums import Checksums
+from dagster_resil.vault.documents import parse_manifest
+from dagster_resil.vault.layout import new_backup_id
 from dagster_resil.vault.local import LocalVault
 from dagster_resil.vault.schema import FILES, schema_text
 from tests.conftest import Source

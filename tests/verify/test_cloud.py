@@ -28,8 +28,9 @@ from dagster_resil.records.manifest import Manifest, StoredObject
 from dagster_resil.records.receipt import Receipt
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.restore import restore_backup
-from dagster_resil.vault.backups import Backups, folder, manifest_name
+from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.gcs import GcsVault
+from dagster_resil.vault.layout import folder, manifest_name
 from dagster_resil.verify.prove import verify_backup
 from tests.conftest import Source
 from tests.localcloud.cloud import QUICK, Cloud
