@@ -15,15 +15,8 @@ from dagster_resil.records.receipt import Receipt
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.base import Vault
-from dagster_resil.verify.prove import CHECKS, VerifySettings, verify_backup
-
-DESCRIPTIONS = {
-    "archive_intact": "Every object is there with its size and checksum, and the archive parses.",
-    "restores_cleanly": "The restore into a scratch server ended with no error at all.",
-    "row_counts_match": "Every table has as many rows as under the backup's snapshot.",
-    "contents_match": "Every table's fingerprint equals the one taken under the snapshot.",
-    "schema_matches": "Definitions, owners, grants, sequences, large objects… are equal.",
-}
+from dagster_resil.verify import checks
+from dagster_resil.verify.prove import VerifySettings, verify_backup
 
 
 def severity(verdict: Verdict) -> dg.AssetCheckSeverity:
@@ -45,9 +38,9 @@ def build_check_specs(
         )
         return [
             dg.AssetCheckSpec(
-                name, asset=asset, description=DESCRIPTIONS[name], partitions_def=partitions
+                kind.name, asset=asset, description=kind.description, partitions_def=partitions
             )
-            for name in CHECKS
+            for kind in checks.CHECKS
         ]
 
 

@@ -10,6 +10,7 @@ from dagster_resil.cloudsql.drill import Drilled
 from dagster_resil.records.base import format_time
 from dagster_resil.records.manifest import Manifest
 from dagster_resil.records.receipt import Check, Receipt, TableComparison
+from dagster_resil.verify.checks import kind_of
 
 _ROWS_SHOWN = 200
 """A table in the UI is a part of the event: thousands of rows would weigh on every page."""
@@ -70,9 +71,11 @@ def describe_check(check: Check, receipt: Receipt) -> dict[str, dg.MetadataValue
     if check.details:
         text = "\n".join(f"    {line}" for item in check.details for line in item.split("\n"))
         metadata["details"] = dg.MetadataValue.md(text)
-    if check.name in ("row_counts_match", "contents_match") and receipt.tables:
+    kind = kind_of(check.name)
+    shows = kind.shows if kind is not None else None
+    if shows == "tables" and receipt.tables:
         metadata["tables"] = describe_comparison(receipt.tables)
-    if check.name == "restores_cleanly":
+    if shows == "restore":
         metadata |= describe_seconds(receipt.seconds)
         if receipt.isolation:
             metadata["isolation"] = dg.MetadataValue.text("; ".join(receipt.isolation))

@@ -15,7 +15,7 @@ from typing import Any
 
 from dagster_resil.errors import NoSpace, RestoreFailed, SourceUnreachable, VaultUnreachable
 from dagster_resil.postgres.connection import Endpoint
-from dagster_resil.postgres.load import LoadSettings, apply_globals, load_archive
+from dagster_resil.postgres.load import Loaded, LoadSettings, apply_globals, load_archive
 from dagster_resil.postgres.programs import Programs, client_for, server_for
 from dagster_resil.postgres.scratch import keep, need_room, scratch_bytes, scratch_server, sweep
 from dagster_resil.postgres.session import FOR_RESTORES, differing, without_login_triggers
@@ -30,17 +30,18 @@ from dagster_resil.restore.guard import check_target
 from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.base import Vault
 from dagster_resil.verify.archive import Archive
+from dagster_resil.verify.checks import Circumstance, judge, kind_of
 from dagster_resil.verify.compare import to_records
-from dagster_resil.verify.prove import (
+from dagster_resil.verify.loading import (
     CannotRead,
-    VerifySettings,
     archive_programs,
-    compare_database,
     keep_extension_versions,
     load_into_scratch,
     read_expected,
+    restores_cleanly,
     scratch_database_maker,
 )
+from dagster_resil.verify.restored import RestoredBackup
 from dagster_resil.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -238,26 +239,24 @@ def restore_backup(
             with _reached(target) as connection:
                 keep_extension_versions(archive, expected, connection)
         began = time.monotonic()
-        _load(restorer, target, manifest, archive, settings, progress)
+        loaded = _load(restorer, target, manifest, archive, settings, progress)
         seconds["restore"] = round(time.monotonic() - began, 3)
         intact = _intact(archive, manifest, settings, progress, _PART_OF_THE_DATA)
-        checks = [intact, _clean(identity.server_version, seconds["restore"])]
+        checks = [intact, restores_cleanly(identity.server_version, seconds["restore"], loaded)]
         began = time.monotonic()
-        compared = compare_database(
-            target,
+        compared = RestoredBackup(
             manifest,
             expected,
             folder,
+            target,
             programs,
             _lazy_scratch(stack, manifest, folder, settings),
-            jobs=settings.jobs,
-            progress=progress,
-            settings_too=settings.roles and settings.owners,
             own_server=False,
-        )
+            with_settings=settings.roles and settings.owners,
+        ).compare(jobs=settings.jobs, progress=progress)
         seconds["compare"] = round(time.monotonic() - began, 3)
         checks += [
-            _softened(check, manifest, identity.major, settings) for check in compared.checks
+            _softened(check, manifest, identity.major, settings) for check in judge(compared)
         ]
     seconds["total"] = round(time.monotonic() - begun, 3)
     return RestoreReport(
@@ -293,7 +292,11 @@ def _load(
     archive: Archive,
     settings: RestoreSettings,
     progress: Progress,
-) -> None:
+) -> Loaded:
+    """Restore into the target; the end of a damaged archive is left to be looked at.
+
+    :raises RestoreFailed: it met an error.
+    """
     if settings.roles:
         made = apply_globals(target, archive.folder / "globals.sql", part="roles")
         if not made.clean:
@@ -315,9 +318,8 @@ def _load(
         ),
         progress=progress,
     )
-    if loaded.damaged:
-        return  # which is looked at next, and is the better reason
-    if not loaded.clean:
+    # Damage is looked at next, and is the better reason.
+    if not loaded.clean and not loaded.damaged:
         more = len(loaded.errors) - 1
         raise RestoreFailed(
             f"restoring into {target.describe()} met an error: {loaded.errors[0]}"
@@ -325,6 +327,7 @@ def _load(
             hint=f"{_PART_OF_THE_DATA} and begin with a new database; "
             "a login that is no superuser may need --no-owners",
         )
+    return loaded
 
 
 def _lazy_scratch(
@@ -350,25 +353,23 @@ def _lazy_scratch(
     return make
 
 
-def _clean(server_version: str, restore_s: float) -> Check:
-    return Check(
-        name="restores_cleanly",
-        verdict=Verdict.PASS,
-        summary=f"restored into PostgreSQL {server_version} in {restore_s:.1f} s without an error",
-    )
-
-
 def _softened(
     check: Check, manifest: Manifest, target_major: int, settings: RestoreSettings
 ) -> Check:
     """Make a difference INCONCLUSIVE where it may come from what was asked for."""
     if check.verdict is not Verdict.FAIL:
         return check
-    reason = ""
-    if target_major != manifest.source.major and check.name != "row_counts_match":
-        reason = f"the target is version {target_major}, the source {manifest.source.major}"
-    elif check.name == "schema_matches" and not (settings.roles and settings.owners):
-        reason = "roles, owners or grants were left out as asked"
+    reasons: dict[Circumstance, str] = {}
+    if target_major != manifest.source.major:
+        reasons["other_version"] = (
+            f"the target is version {target_major}, the source {manifest.source.major}"
+        )
+    if not (settings.roles and settings.owners):
+        reasons["left_out"] = "roles, owners or grants were left out as asked"
+    kind = kind_of(check.name)
+    reason = next(
+        (reasons[each] for each in reasons if kind is not None and each in kind.softened_by), ""
+    )
     if not reason:
         return check
     return check.model_copy(
@@ -421,7 +422,8 @@ def restore_to_scratch(
                 manifest,
                 archive,
                 expected,
-                settings=VerifySettings(jobs=settings.jobs, timeout_s=settings.timeout_s),
+                jobs=settings.jobs,
+                timeout_s=settings.timeout_s,
                 progress=progress,
                 kept=True,
             )
@@ -432,20 +434,18 @@ def restore_to_scratch(
                     hint="see what resil verify says of this backup",
                 )
             seconds["restore"] = round(time.monotonic() - began, 3)
-            checks = [intact, _clean(scratch.version, seconds["restore"])]
+            checks = [intact, restores_cleanly(scratch.version, seconds["restore"], loaded)]
             began = time.monotonic()
-            compared = compare_database(
-                target,
+            compared = RestoredBackup(
                 manifest,
                 expected,
                 folder,
+                target,
                 scratch.programs,
                 scratch_database_maker(scratch, manifest),
-                jobs=settings.jobs,
-                progress=progress,
-            )
+            ).compare(jobs=settings.jobs, progress=progress)
             seconds["compare"] = round(time.monotonic() - began, 3)
-            checks += compared.checks
+            checks += judge(compared)
             seconds["total"] = round(time.monotonic() - begun, 3)
             shutil.rmtree(folder)
             address, until = keep(scratch, keep_s, manifest.source.database)

@@ -24,7 +24,7 @@ from dagster_resil.records.receipt import Receipt
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.layout import manifest_name
-from dagster_resil.verify.prove import CHECKS
+from dagster_resil.verify.checks import names
 from tests.components.conftest import ASSET, Project, component, failure, restored
 from tests.conftest import owner_session
 
@@ -42,7 +42,7 @@ def test_a_materialization_is_taken_and_proved(project: Project) -> None:
     partition = project.newest().manifest.partition
     assert partition is not None
     assert (partition.key, partition.late) == (project.open, False)
-    for check in CHECKS:
+    for check in names():
         assert project.evaluations(check) == [(True, "ERROR", project.open)]
 
 
@@ -110,7 +110,7 @@ def test_an_older_backup_leaves_the_checks_as_the_newest_has_them(project: Proje
     newest = project.newest()
     flip_one_byte(newest, "public", "item")
     assert verify(newest.manifest.backup_id).success
-    told = {check: project.evaluations(check) for check in CHECKS}
+    told = {check: project.evaluations(check) for check in names()}
     assert told["archive_intact"][0] == (False, "ERROR", project.open)
 
     result = verify(older.manifest.backup_id)
@@ -132,7 +132,7 @@ def test_an_older_backup_leaves_the_checks_as_the_newest_has_them(project: Proje
     file.chmod(0o600)
     file.write_text("{")
     assert "FAIL" in failure(verify(older.manifest.backup_id))
-    assert {check: project.evaluations(check) for check in CHECKS} == told
+    assert {check: project.evaluations(check) for check in names()} == told
 
 
 def test_a_backup_that_is_no_longer_the_newest_leaves_the_checks(
@@ -160,8 +160,8 @@ def test_a_verdict_that_can_not_be_kept_is_told(
     monkeypatch.setattr(Backups, "put_receipt", is_full)
     words = "is not kept: no space left in the vault\nhint: free some"
     assert f"PASS, {words}" in failure(project.materialize())
-    assert {check: project.evaluations(check) for check in CHECKS} == {
-        check: [(True, "ERROR", project.open)] for check in CHECKS
+    assert {check: project.evaluations(check) for check in names()} == {
+        check: [(True, "ERROR", project.open)] for check in names()
     }
 
     flip_one_byte(project.newest(), "public", "item")
@@ -275,7 +275,7 @@ def test_no_secret_reaches_the_event_log(project: Project, monkeypatch: pytest.M
 def test_every_check_has_the_partitions_of_its_asset(project: Project) -> None:
     graph = project.defs.resolve_asset_graph()
     keys = graph.asset_check_keys
-    assert {key.name for key in keys} == set(CHECKS)
+    assert {key.name for key in keys} == set(names())
     for key in keys:
         assert graph.get(key).partitions_def == graph.get(ASSET).partitions_def
 
