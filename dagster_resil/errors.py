@@ -19,7 +19,7 @@
     │   ├── ProgramMissing          4
     │   └── SnapshotLost            4
     ├── VaultError                  4
-    │   ├── VaultUnreachable        4   it says nothing of what the vault holds
+    │   ├── VaultUnreachable        4   nothing is known about its contents
     │   ├── ObjectExists            4
     │   ├── ObjectMissing           4
     │   ├── ObjectDamaged           4
@@ -186,7 +186,7 @@ class NoVault(VaultError):
 
 
 class VaultUnreachable(VaultError):
-    """The vault can't be reached, or lets us do too little: no word on what it holds."""
+    """The vault can't be reached, or a right is missing: nothing is known about its contents."""
 
     code = "vault_unreachable"
 

@@ -1,4 +1,4 @@
-"""Child processes: each in a session of its own, gone as a group in every ending."""
+"""Child processes: each in a session of its own, ended as a group however the run ends."""
 
 from __future__ import annotations
 

@@ -148,7 +148,8 @@ class HeldSnapshot:
         if late:
             raise BackupFailed(
                 f"a statement has waited for {limit_s:g} s to lock table {late[0]} of "
-                f"{self.endpoint.describe()}, which the backup holds: it made way",
+                f"{self.endpoint.describe()}, which the backup held: the backup released its locks "
+                "and stopped",
                 hint="run migrations and TRUNCATE at another time, or export a clone, of which "
                 "nothing is locked: consistency: clone",
             )
@@ -318,12 +319,13 @@ def _one(connection: Connection, query: str) -> Any:
 def _moment(connection: Connection, endpoint: Endpoint) -> datetime:
     """Return the moment that a snapshot taken soon shows, up to the next whole millisecond.
 
-    :raises BackupFailed: nothing tells.
+    :raises BackupFailed: it can't be determined.
     """
     moment: datetime | None = _one(connection, _MOMENT)
     if moment is None:
         raise BackupFailed(
-            f"nothing tells which moment the standby {endpoint.describe()} shows: it receives no "
+            f"the moment that the standby {endpoint.describe()} shows can't be determined: it "
+            "receives no "
             "WAL, and has replayed no transaction since it was started",
             hint="is its primary reachable from there? or back up the primary",
         )

@@ -48,7 +48,7 @@ def source_options(command: Callable[..., Any]) -> Callable[..., Any]:
 name_option = click.option(
     "--name",
     metavar="NAME",
-    help="The protected database's name for us: small letters, digits, underscores.",
+    help="The name that this tool uses for the database: small letters, digits, underscores.",
 )
 jobs_option = click.option(
     "--jobs",
@@ -135,7 +135,7 @@ def endpoint_from(url: str | None, variable: str | None, *, target: bool = False
 
 
 def name_from(endpoint: Endpoint) -> str:
-    """Make a name for us out of the database's own."""
+    """Make the name that this tool uses out of the database's own."""
     raw = endpoint.parameters.get("dbname") or endpoint.parameters.get("user") or "database"
     kept = "".join(c if c.isascii() and c.isalnum() else "_" for c in raw.lower()).strip("_")
     return kept if kept[:1].isalpha() else f"db_{kept}".rstrip("_")

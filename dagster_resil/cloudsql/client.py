@@ -341,7 +341,7 @@ class CloudSql:
         """Lift a temporary instance's protection against deletion, which clones inherit.
 
         :param turn_s: how long to wait for an operation that has the instance to end.
-        :raises CloudSqlError: it is none that we have made for a time.
+        :raises CloudSqlError: it is not a temporary instance of this tool.
         """
         project = project or self.settings.project
         instance = self.instance(name, project=project)
@@ -370,7 +370,7 @@ class CloudSql:
     # -- what is ours
 
     def owner(self, instance: Instance) -> str | None:
-        """Return who made a temporary instance for a time; None for any other instance.
+        """Return who made a temporary instance; None for any other instance.
 
         :mod:`dagster_resil.cloudsql.ownership` says how that is told.
         """

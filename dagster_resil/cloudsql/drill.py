@@ -114,7 +114,7 @@ def drill(
     """Recover a clone to a moment that a backup knows, compare, delete the clone.
 
     :param source: the instance's name.
-    :param name: the protected database's name for us.
+    :param name: the protected database's name.
     :param owner: who the temporary instance belongs to, a Dagster run's id for example.
     :param connect: returns the way to the database in the clone.
     :param choose: chooses the backup: of those with nothing under way, if there are any.

@@ -1,4 +1,4 @@
-"""Which instances are ours: those that we have made for a time, and may delete.
+"""Which instances are temporary ones of this tool, which it may delete.
 
 An instance gets labels only after it is there: a clone can't be given any. So the name alone says
 who made it, when, and of which instance it is:

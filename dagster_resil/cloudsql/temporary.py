@@ -1,4 +1,4 @@
-"""Instances for a time: each is deleted in every ending, and a janitor removes what is left."""
+"""Temporary instances: each is deleted however the run ends; a janitor removes what is left."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def temporary_clone(
     project: str | None = None,
     watch: Watch = nothing,
 ) -> Iterator[Instance]:
-    """Clone an instance, and delete the clone in every ending (also when cloning failed half-way).
+    """Clone an instance, and delete the clone however the run ends, also when cloning failed.
 
     :param owner: whose it is, for :func:`sweep`: a Dagster run's id or a process's token; at most
         36 of a-z, 0-9 and -.

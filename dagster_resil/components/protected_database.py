@@ -131,7 +131,7 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
     ``<name>/point_in_time_recovery``, whose check ``recovers_to_a_moment`` the job ``<name>_drill``
     runs.
 
-    :param name: the database's name for us: small letters, digits, underscores.
+    :param name: the name that this tool uses for the database: small letters, digits, underscores.
     :param connection: how it is reached; or ``cloud_sql``, where it is in Cloud SQL.
     :param cadence: how long a window is, and when the schedule ticks.
     :param start: the day of the first window; fixed, so that keys stay.

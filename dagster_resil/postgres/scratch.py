@@ -265,7 +265,7 @@ def scratch_server(
 
 
 def keep(scratch: ScratchServer, for_s: float, database: str) -> tuple[str, float]:
-    """Let a scratch server outlive us for a time; return its address and when that ends.
+    """Let a scratch server outlive this process; return its address and when that ends.
 
     The password is in a file of mode 600 beside the socket, so that the address can be shown.
 

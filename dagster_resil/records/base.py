@@ -30,7 +30,7 @@ Bytes = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
-"""A protected database's name for us; the PostgreSQL database may be called anything."""
+"""The name that this tool uses for a protected database; PostgreSQL's may be anything."""
 BACKUP_ID_PATTERN = r"^[a-z][a-z0-9_]*-[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}$"
 
 

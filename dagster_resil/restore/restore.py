@@ -385,7 +385,7 @@ def restore_to_scratch(
     settings: RestoreSettings | None = None,
     progress: Progress = silent,
 ) -> KeptScratch:
-    """Restore a backup into a scratch server of its own that stays for a time.
+    """Restore a backup into a scratch server of its own that stays until a set time.
 
     The janitor removes it when the time is over.
 

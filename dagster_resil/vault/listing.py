@@ -66,7 +66,7 @@ def age(manifest: Manifest) -> tuple[datetime, datetime, str]:
 def may_be_newer(problem: Problem, manifest: Manifest) -> bool:
     """Return whether a problem is of what may be newer than a backup, as far as ids tell.
 
-    Of two of the same second, which all backfills of a partition are, they do not tell.
+    Ids of one second, which all backfills of a partition have, can't be ordered.
     """
 
     def to_the_second(backup_id: str) -> str:

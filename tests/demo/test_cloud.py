@@ -95,7 +95,7 @@ def test_an_address_that_can_not_be_is_told_before_anything_starts(
 
 def test_every_kind_of_fault_and_every_field_is_documented() -> None:
     docs = Path(__file__).parents[2] / "docs"
-    text = "".join((docs / name).read_text() for name in ("cloud-storage.md", "cloud-sql.md"))
+    text = "".join((docs / name).read_text() for name in ("cloud-storage.md", "local-cloud-sql.md"))
     for word in (*get_args(Kind), *Fault.model_fields, *ROLES):
         assert f"`{word}`" in text, word
 
