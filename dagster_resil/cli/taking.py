@@ -109,6 +109,20 @@ def prove(
 @compare_option
 @part_size_option
 @click.option(
+    "--attempts",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="How often to begin again when the schema changes under the snapshot.",
+)
+@click.option(
+    "--compress-level",
+    type=click.IntRange(1, 9),
+    default=1,
+    show_default=True,
+    help="gzip's level: 1 costs a third of the time of 6 for a tenth more bytes.",
+)
+@click.option(
     "--accept-new-source",
     is_flag=True,
     help="The name stands for another server or database from now on.",
@@ -125,6 +139,8 @@ def backup(
     timeout: float,
     compare: Comparison,
     part_size: int,
+    attempts: int,
+    compress_level: int,
     accept_new_source: bool,
     as_json: bool,
 ) -> int:
@@ -145,6 +161,8 @@ def backup(
                 timeout_s=timeout,
                 compare=compare,
                 part_bytes=part_size,
+                attempts=attempts,
+                compress_level=compress_level,
                 accept_new_source=accept_new_source,
                 work_dir=work_dir,
             ),

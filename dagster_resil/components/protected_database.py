@@ -31,6 +31,7 @@ from dagster_resil.components.recovery import build_recovery
 from dagster_resil.components.running import explained, progress_into
 from dagster_resil.components.sources import VaultAddress, endpoint_from, variable_name
 from dagster_resil.errors import CloudSqlError
+from dagster_resil.process import DAY_S
 from dagster_resil.records.manifest import Manifest, Partition
 from dagster_resil.vault.layout import is_database_name
 from dagster_resil.verify.prove import VerifySettings
@@ -142,6 +143,12 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
         at several times the cost.
     :param part_mb: how much of a large table goes into one object, in MiB; memory holds one part a
         job.
+    :param compress_level: gzip's level, 1 to 9; 1 costs a third of the time of 6 for a tenth more
+        bytes.
+    :param lock_timeout_seconds: how long to wait for the locks of a dump (ACCESS SHARE).
+    :param attempts: how often to begin again when the schema changes under the snapshot.
+    :param time_limit_seconds: the longest that reading the source may take, and the longest that a
+        restore of the verification may take; by default a day.
     :param schedule: whether the schedule runs from the start.
     """
 
@@ -163,6 +170,10 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
     jobs: int = Field(default=2, ge=1, le=64)
     compare: Comparison = "contents"
     part_mb: int = Field(default=PART_BYTES >> 20, ge=1)
+    compress_level: int = Field(default=BackupSettings.compress_level, ge=1, le=9)
+    lock_timeout_seconds: float = Field(default=BackupSettings.lock_timeout_s, gt=0)
+    attempts: int = Field(default=BackupSettings.attempts, ge=1)
+    time_limit_seconds: float = Field(default=DAY_S, gt=0)
     schedule: Literal["running", "stopped"] = "running"
     owners: list[str] = Field(default_factory=list)
     tags: dict[str, str] = Field(default_factory=dict)
@@ -200,7 +211,7 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
         cadence, cron, timezone = self._windows()
         partitions = build_partitions(cadence, cron, timezone, self.start)
         vault = self.vault.address()
-        verify_settings = VerifySettings(jobs=self.jobs)
+        verify_settings = VerifySettings(jobs=self.jobs, timeout_s=self.time_limit_seconds)
         grace_s = self.grace_minutes * 60
         checks = build_checks(self.name, key, partitions, vault, verify_settings, grace_s=grace_s)
         job = dg.define_asset_job(
@@ -279,6 +290,10 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
                     grace_s=grace_s,
                     compare=self.compare,
                     part_bytes=self.part_mb << 20,
+                    compress_level=self.compress_level,
+                    lock_timeout_s=self.lock_timeout_seconds,
+                    attempts=self.attempts,
+                    timeout_s=self.time_limit_seconds,
                 )
                 store = vault.open(context.resources)
                 taken: Manifest | None = None

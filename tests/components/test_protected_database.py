@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.definitions.schedule_definition import ScheduleExecutionData
+from pydantic import ValidationError
 
 from dagster_resil.components import ProtectedDatabase
 from dagster_resil.components.partitions import open_key, partition_of, spread
@@ -377,3 +378,37 @@ def test_wrong_attributes_are_refused(wrong: dict[str, Any]) -> None:
             }
         )
     assert "secret@" not in str(error.value)
+
+
+def test_every_setting_of_a_backup_is_one_of_the_component(project: Project) -> None:
+    """What shapes a backup is in its manifest."""
+    config = {
+        "jobs": 1,
+        "compare": "text",
+        "part_mb": 3,
+        "compress_level": 5,
+        "lock_timeout_seconds": 7,
+        "attempts": 1,
+        "time_limit_seconds": 300,
+    }
+    project.defs = component(**config).build_defs(None)  # type: ignore[arg-type]
+    assert project.materialize().success
+    assert project.newest().manifest.settings == {
+        "jobs": 1,
+        "compare": "text",
+        "part_bytes": 3 << 20,
+        "compress_level": 5,
+        "lock_timeout_s": 7,
+        "grace_s": 0,
+    }
+    for wrong in ({"compress_level": 0}, {"attempts": 0}, {"lock_timeout_seconds": 0}):
+        with pytest.raises(ValidationError):
+            component(**wrong)
+
+
+def test_a_time_limit_ends_a_backup(project: Project) -> None:
+    defs = component(time_limit_seconds=0.001).build_defs(None)  # type: ignore[arg-type]
+    project.defs = defs
+    result = project.materialize()
+    assert not result.success
+    assert "took longer than 0.001 s" in failure(result)
