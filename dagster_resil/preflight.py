@@ -76,6 +76,8 @@ def _machine(work_dir: Path | None) -> Iterator[Finding]:
         return
     for programs in installed:
         kind = "server and client" if programs.has_server else "client"
+        if programs.client_dir is not None:
+            kind = "server"
         bundled = ", bundled" if programs.bundled else ""
         yield Finding(
             f"PostgreSQL {programs.version} {kind} programs in {programs.bin_dir}{bundled}"

