@@ -181,5 +181,5 @@ def server_for(major: int) -> Programs:
     raise NoServer(
         f"no PostgreSQL {major} server on this machine to restore into (found: {have})",
         hint=f"install it (Debian: apt install postgresql-{major}), or name its folder in "
-        f"{BIN_DIR_VARIABLE}",
+        f"{BIN_DIR_VARIABLE}; a folder with a server alone needs one with clients beside it",
     )

@@ -13,8 +13,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from pydantic import ValidationError
-
 from dagster_resil.errors import (
     ConfigurationError,
     ManifestDamaged,
@@ -25,12 +23,11 @@ from dagster_resil.errors import (
     UnknownBackup,
     VaultError,
 )
-from dagster_resil.records.base import FORMAT
 from dagster_resil.records.manifest import Manifest, Partition, Source, StoredObject
 from dagster_resil.records.receipt import Receipt
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.base import Vault
-from dagster_resil.vault.documents import first_of, format_of, parse_manifest
+from dagster_resil.vault.documents import parse_manifest, parse_receipt
 from dagster_resil.vault.layout import (
     check_database_name,
     folder,
@@ -295,7 +292,7 @@ class Backups:
                 if _second_of(name) != second:
                     continue
                 try:
-                    readable.append(self._read_receipt(name, manifest.backup_id))
+                    readable.append(self._receipt(name, manifest.backup_id))
                 except ResilError as error:
                     problems.append(Problem(manifest.backup_id, error))
             for receipt in sorted(readable, key=lambda each: each.verified_at, reverse=True):
@@ -312,28 +309,8 @@ class Backups:
             verdict = Verdict.INCONCLUSIVE
         return Entry(manifest, verdict, shown.verified_at, len(names)), problems
 
-    def _read_receipt(self, name: str, backup_id: str) -> Receipt:
-        def damaged(reason: str) -> VaultError:
-            return VaultError(
-                f"receipt {name} in vault {self.vault.url} is damaged: {reason}",
-                hint=f"prove the backup again with: resil verify {backup_id}",
-            )
-
-        data = self.vault.read(name)
-        version = format_of(data)
-        if version is not None and version > FORMAT:
-            raise VaultError(
-                f"receipt {name} in vault {self.vault.url} is of format {version}; this release "
-                f"reads up to {FORMAT}",
-                hint="upgrade dagster_resil",
-            )
-        try:
-            receipt = Receipt.model_validate_json(data, strict=True)
-        except ValidationError as error:
-            raise damaged(first_of(error)) from None
-        if receipt.backup_id != backup_id:
-            raise damaged(f"it is of {receipt.backup_id}")
-        return receipt
+    def _receipt(self, name: str, backup_id: str) -> Receipt:
+        return parse_receipt(self.vault.read(name), name, backup_id, self.vault.url)
 
     def receipts(self, backup_id: str) -> list[Receipt]:
         """Return a backup's receipts, oldest first; one that can't be read is logged."""
@@ -342,7 +319,7 @@ class Backups:
             if not _RECEIPT.fullmatch(name.rpartition("/")[2]):
                 continue
             try:
-                found.append(self._read_receipt(name, backup_id))
+                found.append(self._receipt(name, backup_id))
             except VaultError as error:
                 log.warning("%s", error.message)
         return sorted(found, key=lambda receipt: receipt.verified_at)

@@ -6,13 +6,14 @@ import json
 
 from pydantic import ValidationError
 
-from dagster_resil.errors import ManifestDamaged, ManifestTooNew
+from dagster_resil.errors import ManifestDamaged, ManifestTooNew, VaultError
 from dagster_resil.records.base import FORMAT
 from dagster_resil.records.manifest import Manifest
+from dagster_resil.records.receipt import Receipt
 from dagster_resil.vault.layout import name_of
 
 
-def first_of(error: ValidationError) -> str:
+def _first_of(error: ValidationError) -> str:
     """Return the first thing that is wrong with a document, in words."""
     first = error.errors()[0]
     if first["type"] == "json_invalid":
@@ -21,7 +22,7 @@ def first_of(error: ValidationError) -> str:
     return f"{place}: {first['msg']}" if place else first["msg"]
 
 
-def format_of(data: bytes) -> int | None:
+def _format_of(data: bytes) -> int | None:
     """Return the format that a record says it has; None when it says none.
 
     Read before anything else: the rest of a newer format may be unlike anything known here.
@@ -47,7 +48,7 @@ def parse_manifest(data: bytes, backup_id: str, vault_url: str) -> Manifest:
             hint="bring it back from a copy of the vault, or use another backup (resil list)",
         )
 
-    version = format_of(data)
+    version = _format_of(data)
     if version is not None and version > FORMAT:
         raise ManifestTooNew(
             f"the manifest of {backup_id} is of format {version}; this release reads up to "
@@ -58,7 +59,36 @@ def parse_manifest(data: bytes, backup_id: str, vault_url: str) -> Manifest:
         # Strict, as its JSON Schema is: a number in quotes is not a number.
         manifest = Manifest.model_validate_json(data, strict=True)
     except ValidationError as error:
-        raise damaged(first_of(error)) from None
+        raise damaged(_first_of(error)) from None
     if manifest.backup_id != backup_id or manifest.name != name_of(backup_id):
         raise damaged(f"it is that of {manifest.backup_id}")
     return manifest
+
+
+def parse_receipt(data: bytes, name: str, backup_id: str, vault_url: str) -> Receipt:
+    """Read a receipt's bytes.
+
+    :param name: the object that they are of.
+    :raises VaultError: a newer release wrote it, or it is not a receipt of this backup.
+    """
+
+    def damaged(reason: str) -> VaultError:
+        return VaultError(
+            f"receipt {name} in vault {vault_url} is damaged: {reason}",
+            hint=f"prove the backup again with: resil verify {backup_id}",
+        )
+
+    version = _format_of(data)
+    if version is not None and version > FORMAT:
+        raise VaultError(
+            f"receipt {name} in vault {vault_url} is of format {version}; this release "
+            f"reads up to {FORMAT}",
+            hint="upgrade dagster_resil",
+        )
+    try:
+        receipt = Receipt.model_validate_json(data, strict=True)
+    except ValidationError as error:
+        raise damaged(_first_of(error)) from None
+    if receipt.backup_id != backup_id:
+        raise damaged(f"it is of {receipt.backup_id}")
+    return receipt
