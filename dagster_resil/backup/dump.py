@@ -134,9 +134,8 @@ def source_error(program: str, text: str, database: str) -> BackupFailed:
             hint=CONFLICT_HINT,
         )
     if "could not obtain lock" in lower:
-        return BackupFailed(
-            f"another session waits for an exclusive lock in {database}: {text}",
-            hint="let the migration end, or end it; then run the backup again",
+        return LockTimeout(
+            f"{program} could not lock a table of {database}: {text}", hint=LOCK_HINT
         )
     if program == "pg_dump" and "statement timeout" in lower and "lock table" in lower:
         # --lock-wait-timeout is a statement timeout while it locks, and none afterwards.

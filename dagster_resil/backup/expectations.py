@@ -15,9 +15,9 @@ import psycopg
 from psycopg import sql
 
 from dagster_resil.backup.dump import CONFLICT_HINT
-from dagster_resil.backup.snapshot import HeldSnapshot
+from dagster_resil.backup.snapshot import LOCK_HINT, HeldSnapshot
 from dagster_resil.crew import Crew
-from dagster_resil.errors import BackupFailed, PermissionMissing
+from dagster_resil.errors import BackupFailed, LockTimeout, PermissionMissing
 from dagster_resil.postgres.catalogues import Catalogues, read_catalogues
 from dagster_resil.postgres.connection import Connection
 from dagster_resil.postgres.fingerprints import Content, FingerprintForm, read_contents
@@ -88,7 +88,7 @@ class ExpectationReader(Crew):
                     with self._lock:
                         self._open.discard(connection)
         except psycopg.Error as error:
-            raise _explained(error) from error
+            raise _explained(error, self._snapshot.endpoint.describe()) from error
 
     def _work_off(self, connection: Connection) -> None:
         while not self.stopping.is_set():
@@ -127,21 +127,22 @@ class ExpectationReader(Crew):
         return read
 
 
-def _explained(error: psycopg.Error) -> BackupFailed:
+def _explained(error: psycopg.Error, database: str) -> BackupFailed:
+    text = str(error).strip()
     if isinstance(error, psycopg.errors.LockNotAvailable):
-        return BackupFailed(
-            f"another session waits for an exclusive lock: {str(error).strip()}",
-            hint="let the migration end, or end it; then run the backup again",
+        return LockTimeout(
+            f"a table of {database} could not be locked to count and fingerprint it: {text}",
+            hint=LOCK_HINT,
         )
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return PermissionMissing(
-            f"the login may not read something: {str(error).strip()}",
+            f"the login may not read something in {database}: {text}",
             hint="grant it SELECT there (pg_read_all_data, from version 14), or BYPASSRLS for "
             "row-level security",
         )
-    conflict = "conflict with recovery" in str(error)
+    conflict = "conflict with recovery" in text
     return BackupFailed(
-        f"reading what the restore has to equal failed: {str(error).strip()}",
+        f"counting and fingerprinting {database} failed: {text}",
         hint=CONFLICT_HINT
         if conflict
         else "the server's log may say more; then run the backup again",

@@ -49,9 +49,10 @@ LOCK_HINT = (
     "for it, end it, or raise --lock-timeout"
 )
 _EXCLUSIVE = """
-SELECT DISTINCT NOT l.granted, c.relname, l.pid, a.application_name, x.gid
+SELECT DISTINCT NOT l.granted, n.nspname || '.' || c.relname, l.pid, a.application_name, x.gid
   FROM pg_catalog.pg_locks l
   JOIN pg_catalog.pg_class c ON c.oid = l.relation AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
   -- A prepared transaction's locks have no process; one of them is its own number's.
   LEFT JOIN (pg_catalog.pg_locks own
@@ -373,13 +374,13 @@ def lock_timeout(connection: Connection, what: str) -> LockTimeout:
     blockers = []
     endings = []
     for waits, table, pid, name, prepared in connection.execute(_EXCLUSIVE).fetchall():
-        verb = "waits for" if waits else "has"
+        verb = "waits to lock" if waits else "has locked"
         if prepared is not None:
             gid = sql.Literal(prepared).as_string(connection)
-            blockers.append(f"prepared transaction {gid} {verb} {table!r}")
+            blockers.append(f"prepared transaction {gid} {verb} {table}")
             endings.append(f"ROLLBACK PREPARED {gid} or COMMIT PREPARED {gid}")
         else:
-            blockers.append(f"process {pid}{f' ({name})' if name else ''} {verb} {table!r}")
+            blockers.append(f"process {pid}{f' ({name})' if name else ''} {verb} {table}")
     named = f": {', '.join(blockers)}" if blockers else ""
     if endings:
         hint = (

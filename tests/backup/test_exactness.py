@@ -19,7 +19,7 @@ from dagster_resil.backup.expectations import ExpectationReader
 from dagster_resil.backup.settings import BackupSettings
 from dagster_resil.backup.snapshot import hold_snapshot
 from dagster_resil.backup.take import take_backup
-from dagster_resil.errors import BackupFailed, NoVault, ResilError, SnapshotLost
+from dagster_resil.errors import BackupFailed, LockTimeout, NoVault, ResilError, SnapshotLost
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.inventory import read_sequences
 from dagster_resil.postgres.programs import find_all
@@ -263,7 +263,7 @@ def test_a_migration_that_waits_fails_the_backup_instead_of_standing_still(
     with hold_snapshot(endpoint, lock_timeout_s=60) as snapshot:
         migrate()
         with (
-            pytest.raises(BackupFailed, match="exclusive lock"),
+            pytest.raises(LockTimeout, match="could not be locked"),
             ExpectationReader(snapshot, form="identity", sessions=2) as reader,
         ):
             reader.wait(lambda: None)

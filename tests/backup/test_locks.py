@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -77,7 +78,7 @@ def test_a_prepared_transaction_is_named(database: Endpoint, vault: Vault, name:
     session.close()
     with pytest.raises(LockTimeout) as stopped:
         take_backup(database, vault, name="app", settings=SHORT)
-    assert f"prepared transaction 'st''uck' has '{name}'" in stopped.value.message
+    assert f"prepared transaction 'st''uck' has locked public.{name}" in stopped.value.message
     assert "ROLLBACK PREPARED 'st''uck' or COMMIT PREPARED 'st''uck'" in stopped.value.hint
 
 
@@ -87,7 +88,7 @@ def test_a_session_is_named(database: Endpoint, vault: Vault, name: str) -> None
         with pytest.raises(LockTimeout) as stopped:
             take_backup(database, vault, name="app", settings=SHORT)
         pid = session.info.backend_pid
-    assert stopped.value.message.count(f"process {pid} (a migration) has '{name}'") == 1
+    assert stopped.value.message.count(f"process {pid} (a migration) has locked public.{name}") == 1
     assert "--lock-timeout" in stopped.value.hint
 
 
@@ -100,7 +101,8 @@ def test_a_prepared_transaction_that_was_there_before_a_restart_is_named(vault: 
         session.close()
         source.server.stop()
         source.server.start()
-        with pytest.raises(LockTimeout, match="prepared transaction 'stuck' has 't'"):
+        stuck = "prepared transaction 'stuck' has locked public.t"
+        with pytest.raises(LockTimeout, match=re.escape(stuck)):
             take_backup(database, vault, name="app", settings=SHORT)
 
 
@@ -115,7 +117,9 @@ def test_who_waits_for_the_lock_is_named(database: Endpoint, vault: Vault) -> No
         thread = threading.Thread(target=wait)
         thread.start()
         try:
-            with pytest.raises(LockTimeout, match=r"process \d+ \(a waiter\) waits for 't'"):
+            with pytest.raises(
+                LockTimeout, match=r"process \d+ \(a waiter\) waits to lock public.t"
+            ):
                 take_backup(database, vault, name="app", settings=SHORT)
         finally:
             waiter.cancel_safe(timeout=5)
@@ -135,6 +139,6 @@ def test_the_command_ends_with_4(database: Endpoint, vault: Vault) -> None:
     words = ("--url-env", "DB", "--name", "app", "--vault", vault.url, "--lock-timeout", "1")
     said = resil("backup", *words, DB=url_of(database))
     assert said.returncode == 4
-    assert "prepared transaction 'stuck' has 't'" in said.stderr
+    assert "prepared transaction 'stuck' has locked public.t" in said.stderr
     assert "ROLLBACK PREPARED 'stuck'" in said.stderr
     assert "None" not in said.stderr

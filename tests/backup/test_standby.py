@@ -200,7 +200,7 @@ def test_a_conflict_with_recovery_fails_the_backup(
 def test_any_session_that_a_conflict_ends_says_what_helps() -> None:
     """Which of them is the first to hear of it is a matter of chance."""
     words = "canceling statement due to conflict with recovery"
-    compared = _explained(psycopg.errors.SerializationFailure(words))
+    compared = _explained(psycopg.errors.SerializationFailure(words), "app on replica")
     copied = source_error("psql", f"ERROR:  {words}", "replica/app")
     for error in (compared, copied):
         assert isinstance(error, BackupFailed)

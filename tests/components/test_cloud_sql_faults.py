@@ -54,7 +54,7 @@ from tests.localcloud.cloud import running_cloud
 from tests.localcloud.cloudsql import PASSWORD, PROJECT, RECOVERABLE, CloudSql
 
 SOURCE = "orders"
-_SOON_S = 60
+_SOON_S = 240
 """What has to happen soon happens within seconds; a machine may have other things to do."""
 
 
@@ -126,11 +126,11 @@ def meanwhile(work: Callable[[], None]) -> Iterator[None]:
         raise error
 
 
-def until(found: Callable[[], Any]) -> Any:
+def until(found: Callable[[], Any], awaited: str) -> Any:
     """Wait until something is there, and return it."""
     deadline = time.monotonic() + _SOON_S
     while not (what := found()):
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, f"waited for {_SOON_S} s: {awaited}"
         time.sleep(0.01)
     return what
 
@@ -145,7 +145,10 @@ def operations(sql: CloudSql, kind: str) -> list[dict[str, Any]]:
 
 
 def until_running(sql: CloudSql, kind: str) -> None:
-    until(lambda: [each for each in operations(sql, kind) if each["status"] == "RUNNING"])
+    until(
+        lambda: [each for each in operations(sql, kind) if each["status"] == "RUNNING"],
+        f"an operation {kind} that runs",
+    )
 
 
 def listed(project: CloudProject) -> list[str]:
@@ -215,7 +218,7 @@ def test_the_source_is_killed_while_it_is_read(project: CloudProject) -> None:
     def work() -> None:
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_dump'"
         with sql.connect(SOURCE) as connection:
-            until(lambda: connection.execute(query).fetchone() != (0,))
+            until(lambda: connection.execute(query).fetchone() != (0,), "pg_dump")
             kill(sql)
 
     with meanwhile(work):
@@ -430,7 +433,10 @@ def test_a_clone_that_takes_too_long_is_removed_later(
         assert f"clone instance {SOURCE} to {left} of project scratch' has not ended" in said
         assert f"also: temporary instance {left} in project scratch is left" in said
         assert listed(project) == []
-        until(lambda: all(each["status"] == "DONE" for each in operations(project.sql, "CLONE")))
+        until(
+            lambda: all(each["status"] == "DONE" for each in operations(project.sql, "CLONE")),
+            "the end of the clone",
+        )
     # It is whole by now, but has no labels: a worker may be about to give it some.
     assert sweep(project) == f"{left} stays for now: it has no labels yet, and is young"
     monkeypatch.setattr("dagster_resil.cloudsql.temporary._TURN_S", 0)
@@ -514,7 +520,10 @@ def test_what_a_killed_worker_has_left(
         assert sweep(project, **config) == f"{left} stays for now: an operation has it"
         [stuck] = [each for each in operations(sql, "EXPORT") if each["targetId"] == left]
         sql.operations.cancel(project=PROJECT, operation=stuck["name"]).execute()
-        until(lambda: all(each["status"] == "DONE" for each in operations(sql, "EXPORT")))
+        until(
+            lambda: all(each["status"] == "DONE" for each in operations(sql, "EXPORT")),
+            "the end of the export",
+        )
 
         assert sweep(project, **config) == f"removed {left}"
         assert sorted(project.temporary()) == sorted(others)
@@ -596,7 +605,7 @@ def test_an_archive_that_lags(project: CloudProject) -> None:
     with project.sql.connect(SOURCE, project.database) as connection:
         connection.execute("CREATE TABLE newer ()")
     taken_at = project.newest().snapshot.taken_at
-    until(lambda: newest_moment(project.sql) > taken_at)
+    until(lambda: newest_moment(project.sql) > taken_at, "WAL of later than the backup")
     project.sql.cloud.fault("archive_lag", instance=SOURCE)
     time.sleep(1.5)
     verdict, words = drilled(project, **point)
@@ -816,7 +825,8 @@ def test_a_table_is_truncated_while_it_is_exported(
 ) -> None:
     """It has to wait for us, the export would have to wait for it, and we for the export.
 
-    So does our own dump of the definitions: whichever has waited for too long first says so.
+    So do our own dump of the definitions, and the sessions that count: whichever has waited for
+    too long first says so.
     """
     monkeypatch.setattr(
         protected_database, "BackupSettings", partial(BackupSettings, lock_timeout_s=0.5)
@@ -826,7 +836,7 @@ def test_a_table_is_truncated_while_it_is_exported(
         project, lambda: project.sql.execute(SOURCE, "TRUNCATE item", database=project.database)
     )
     said = refused(project, result, project.database, "public.item", "TRUNCATE")
-    assert re.search("waited for (0.5 s|too long) to lock", said)
+    assert re.search("waited for (0.5 s|too long) to lock|could not be locked to count", said)
     assert time.monotonic() - begun < _SOON_S
     query = "SELECT count(*) FROM item"
     assert project.sql.rows(SOURCE, query, database=project.database) == [(0,)]
