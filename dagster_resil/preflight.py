@@ -17,8 +17,9 @@ from dagster_resil.postgres.scratch import scratch_bytes, scratch_server
 from dagster_resil.postgres.session import settle
 from dagster_resil.postgres.tables import list_tables
 from dagster_resil.records.manifest import Source
-from dagster_resil.vault import Vault, open_vault
+from dagster_resil.vault import open_vault
 from dagster_resil.vault.backups import Backups
+from dagster_resil.vault.schemes import preflight as preflight_vault
 from dagster_resil.workspace import work_root
 
 Purpose = Literal["backup", "restore"]
@@ -163,7 +164,8 @@ def _database(endpoint: Endpoint, work_dir: Path | None, purpose: Purpose) -> It
 def _vault(url: str, purpose: Purpose) -> Iterator[Finding]:
     try:
         vault = open_vault(url)
-        yield from _bucket(vault, purpose)
+        for found in preflight_vault(url, writes=purpose == "backup"):
+            yield Finding(found.what, 0 if found.ok else 4, found.hint)
         if purpose == "backup":
             vault.check_writable()
             yield Finding(f"vault {vault.url} can be written")
@@ -183,29 +185,8 @@ def _vault(url: str, purpose: Purpose) -> Iterator[Finding]:
                 f"{len(unfinished):,} killed backups",
                 0,
                 "a backup of the same database removes what is older than two days"
-                if _may_remove(vault)
+                if vault.may_discard()
                 else "this account can't delete: retention removes what is left",
             )
     except ResilError as error:
         yield _wrong(error)
-
-
-def _may_remove(vault: Vault) -> bool:
-    if not vault.url.startswith("gs:"):
-        return True
-    from dagster_resil.vault.gcs import DELETE, GcsVault
-
-    return not isinstance(vault, GcsVault) or DELETE in vault.permissions([DELETE])
-
-
-def _bucket(vault: Vault, purpose: Purpose) -> Iterator[Finding]:
-    """Look at the bucket of a vault in Cloud Storage."""
-    if not vault.url.startswith("gs:"):
-        return
-    # Imported here: half a second that a local vault does not need.
-    from dagster_resil.vault.gcs import GcsVault
-    from dagster_resil.vault.gcs_check import check_bucket
-
-    if isinstance(vault, GcsVault):
-        for finding in check_bucket(vault, writes=purpose == "backup"):
-            yield Finding(finding.what, 0 if finding.ok else 4, finding.hint)

@@ -18,7 +18,7 @@ from dagster_resil.postgres.tables import Relation
 from dagster_resil.records.base import format_time
 from dagster_resil.records.expected import SequenceState
 from dagster_resil.records.inventory import LargeObjects, SequenceValue
-from dagster_resil.records.manifest import Engine, Partition, Source, Table
+from dagster_resil.records.manifest import Capabilities, Partition, Source, Table
 
 LARGE_OBJECTS = ("pg_catalog", "pg_largeobject")
 _REPORT_HINT = "this should not happen: please report it with the versions of server and pg_dump"
@@ -71,7 +71,7 @@ def tables_of(
     parts: Mapping[Key, tuple[str, ...]],
     contents: Mapping[int, Content],
     unsettled: frozenset[int],
-    engine: Engine,
+    by: Capabilities,
 ) -> list[Table]:
     """Return the tables as the manifest has them, each read and counted to the same number.
 
@@ -79,6 +79,7 @@ def tables_of(
     :param parts: the objects that they are in.
     :param contents: what queries of their own say of the tables, by their OIDs.
     :param unsettled: the tables that were written to meanwhile, so that no query can say.
+    :param by: what read the rows.
     :raises BackupFailed: a table was not read, or not whole.
     :raises SnapshotRaced: a table was read that was not there.
     """
@@ -91,7 +92,7 @@ def tables_of(
         # The rows of an extension's tables come with it.
         if relation.extension is None:
             counted = contents[relation.oid].rows if settled else None
-            check_rows(relation, rows.get(key), counted, engine)
+            check_rows(relation, rows.get(key), counted, by)
         if relation.readable:
             content = contents[relation.oid]
             found.append(
@@ -124,24 +125,24 @@ def large_objects_table(large_objects: LargeObjects) -> list[Table]:
     ]
 
 
-def check_rows(table: Relation, read: int | None, counted: int | None, engine: Engine) -> None:
+def check_rows(table: Relation, read: int | None, counted: int | None, by: Capabilities) -> None:
     """Compare what was counted of the rows that were read with what a query of its own says.
 
     :param counted: None where no query can say.
     :raises BackupFailed: they differ, or the rows were not read.
     """
-    what, hint = "dump", _REPORT_HINT
-    if engine == "cloudsql_export":
-        # What lands is in other hands in between.
-        what, hint = "export", "nothing of it was kept; run the backup again"
+    hint = "nothing of it was kept; run the backup again"
+    if by.straight_into_vault:
+        # Nobody else can have changed it.
+        hint = _REPORT_HINT
     if read is None:
         raise BackupFailed(
-            f"the {what} left out the data of table {table.schema}.{table.name}", hint=hint
+            f"the {by.product} left out the data of table {table.schema}.{table.name}", hint=hint
         )
     if counted is not None and read != counted:
         raise BackupFailed(
-            f"the {what} of table {table.schema}.{table.name} has {read:,} rows, the snapshot "
-            f"{counted:,}",
+            f"the {by.product} of table {table.schema}.{table.name} has {read:,} rows, the "
+            f"snapshot {counted:,}",
             hint=hint,
         )
 

@@ -54,10 +54,6 @@ class Data(Protocol):
         """Return what the manifest calls it."""
 
     @property
-    def under_snapshot(self) -> bool:
-        """Return whether it shows the snapshot's moment, and not some moments of its own."""
-
-    @property
     def done_bytes(self) -> int:
         """Return the share of the tables' sizes on disk that was read so far."""
 
@@ -107,7 +103,6 @@ class SnapshotData:
     """This package's own engine: pg_dump and sessions of our own, all under one snapshot."""
 
     engine: Engine = "pg_dump"
-    under_snapshot = True
 
     def __init__(self, reading: Reading) -> None:
         snapshot = reading.snapshot

@@ -23,13 +23,13 @@ SELECT pg_catalog.count(subname) FROM pg_catalog.pg_subscription
 
 
 def left_out(
-    snapshot: HeldSnapshot, toc: TableOfContents, *, cloned: bool, by_us: bool
+    snapshot: HeldSnapshot, toc: TableOfContents, *, cloned: bool, by_own_login: bool
 ) -> tuple[str, ...]:
     """Return what the database has, or may have, and the backup has not, or has unseen.
 
     :param toc: the archive's table of contents.
     :param cloned: whether it is a physical copy, without the rows of unlogged tables.
-    :param by_us: whether what our login is not shown is not in the archive either.
+    :param by_own_login: whether the archive lacks what PostgreSQL hides from the login, too.
     """
     found = []
     unlogged = [f"{t.schema}.{t.name}" for t in snapshot.tables if t.is_unlogged]
@@ -39,7 +39,7 @@ def left_out(
         found.append(
             f"options of user mappings ({count:,}), a password for example, if they have any: "
             "PostgreSQL shows them to superusers and to the user itself alone"
-            + ("" if by_us else "; the export may have them")
+            + ("" if by_own_login else "; the export may have them")
         )
     count = _count(snapshot, _HIDDEN_SUBSCRIPTIONS) - len(list(toc.of_kind("SUBSCRIPTION")))
     if count > 0:

@@ -37,7 +37,14 @@ from dagster_resil.postgres.tables import read_writers
 from dagster_resil.progress import Progress, Step
 from dagster_resil.records.expected import Expected
 from dagster_resil.records.inventory import Inventory, Item, LargeObjects, SequenceValue
-from dagster_resil.records.manifest import Engine, Snapshot, Source, StoredObject, Table
+from dagster_resil.records.manifest import (
+    CAPABILITIES,
+    Engine,
+    Snapshot,
+    Source,
+    StoredObject,
+    Table,
+)
 from dagster_resil.vault.backups import Backups
 
 _COMPARING = "dagster_resil compare"
@@ -111,7 +118,7 @@ class _Watch:
         """
         lock_timeout_s = self._settings.lock_timeout_s
         self._snapshot.pulse(lock_timeout_s)
-        if not self._data.under_snapshot:
+        if not CAPABILITIES[self._data.engine].under_snapshot:
             self._snapshot.make_way(lock_timeout_s)
         self._expectations.check()
         self._data.check()
@@ -171,8 +178,9 @@ class SourceReader:
             expectations.wait(watch)
             data.wait(watch)
             watch()  # tell the whole of it
+            by = CAPABILITIES[data.engine]
             unsettled = frozenset[int]()
-            if not data.under_snapshot:
+            if not by.under_snapshot:
                 unsettled = _written_since(snapshot, definitions.large_objects)
             snapshot.assert_held()
         tables = tables_of(
@@ -181,7 +189,7 @@ class SourceReader:
             parts=data.parts,
             contents=expectations.contents,
             unsettled=unsettled,
-            engine=data.engine,
+            by=by,
         )
         return self._taken(snapshot, identity, data, definitions, tables, form)
 
@@ -230,7 +238,7 @@ class SourceReader:
         if read_state(snapshot.endpoint) != state:
             again = self.schema.with_suffix(".again")
             # What does not read under the snapshot has read what is there by now.
-            dump_schema(again, as_of_now=not data.under_snapshot)
+            dump_schema(again, as_of_now=not CAPABILITIES[data.engine].under_snapshot)
             if settled_text(self.schema) != settled_text(again):
                 raise SnapshotRaced("the schema was changed while the backup ran")
         return _Definitions(
@@ -257,7 +265,12 @@ class SourceReader:
         return Taken(
             engine=data.engine,
             left_out=(
-                *left_out(snapshot, toc, cloned=self.origin.cloned, by_us=data.engine == "pg_dump"),
+                *left_out(
+                    snapshot,
+                    toc,
+                    cloned=self.origin.cloned,
+                    by_own_login=CAPABILITIES[data.engine].by_own_login,
+                ),
                 *definitions.globals_sql.left_out,
             ),
             source=identity,

@@ -140,7 +140,7 @@ def show(backup_id: str, vault: str, name: str | None, as_json: bool) -> int:
             if manifest.recovered
             else {}
         ),
-        **({"read by": "Cloud SQL's export"} if manifest.engine == "cloudsql_export" else {}),
+        "read by": manifest.capabilities.title,
         "snapshot": f"{manifest.head()['snapshot']['taken_at']} at {manifest.snapshot.lsn}",
         "partition": (
             "none"

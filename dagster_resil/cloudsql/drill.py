@@ -259,7 +259,7 @@ def _is_known(manifest: Manifest, instance: str, window: RecoveryWindow) -> bool
     One of a clone says nothing of the moment, nor one of another instance of this one.
     """
     return (
-        manifest.engine == "pg_dump"
+        manifest.capabilities.under_snapshot
         and manifest.recovered is None
         and manifest.source.instance == instance
         and window.earliest <= _moment(manifest) <= window.latest

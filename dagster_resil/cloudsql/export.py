@@ -71,8 +71,6 @@ class ExportData(Crew):
     """A thread that has an instance exported, and reads what lands; started by entering it."""
 
     engine: Engine = "cloudsql_export"
-    # In a clone too something may write by itself, pg_cron for example.
-    under_snapshot = False
 
     def __init__(self, reading: Reading, cloud: CloudSql, settings: ExportSettings) -> None:
         self._reading = reading

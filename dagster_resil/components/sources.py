@@ -88,14 +88,8 @@ class VaultAddress:
         :raises ConfigurationError: the variable is not set, or the URL is none.
         """
         url = self.url or value_of(self.url_env or "")
-        if not url.lower().startswith("gs:"):
-            return open_vault(url)
-        # Imported here: half a second that a local vault does not need.
-        from dagster_resil.vault.gcs_client import GcsSettings
-
-        settings = GcsSettings.from_environment(**self.cloud_storage)
         if self.gcs_resource is None:
-            return open_vault(url, settings=settings)
+            return open_vault(url, settings=self.cloud_storage)
+        key = self.gcs_resource
         # Dagster has the resource's own client stand for it.
-        client = getattr(resources, self.gcs_resource)
-        return open_vault(url, settings=settings, client=lambda: client)
+        return open_vault(url, settings=self.cloud_storage, client=lambda: getattr(resources, key))

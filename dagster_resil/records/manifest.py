@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -161,6 +162,46 @@ Engine = Literal["pg_dump", "cloudsql_export"]
 """What read the data: this package's own engine, or Cloud SQL's export."""
 
 
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backup can be relied on for, by the engine that read its data.
+
+    Code asks for these, never for an engine's name: another engine is another entry below.
+
+    :param title: the engine, for users.
+    :param product: what it makes, in one word: the *dump* of a table.
+    :param under_snapshot: whether it reads the rows and definitions of the snapshot's moment.
+    :param by_own_login: whether it signs in as the login that reads everything else, so that the
+        archive lacks what PostgreSQL hides from that login.
+    :param straight_into_vault: whether nobody else holds the data on the way into the vault.
+    """
+
+    title: str
+    product: str
+    under_snapshot: bool
+    by_own_login: bool
+    straight_into_vault: bool
+
+
+CAPABILITIES: dict[Engine, Capabilities] = {
+    "pg_dump": Capabilities(
+        title="pg_dump and sessions that copy tables",
+        product="dump",
+        under_snapshot=True,
+        by_own_login=True,
+        straight_into_vault=True,
+    ),
+    "cloudsql_export": Capabilities(
+        title="Cloud SQL's export",
+        product="export",
+        # In a clone too something may write by itself, pg_cron for example.
+        under_snapshot=False,
+        by_own_login=False,
+        straight_into_vault=False,
+    ),
+}
+
+
 class Manifest(Record):
     """A backup. Written last: no manifest, no backup."""
 
@@ -186,6 +227,11 @@ class Manifest(Record):
     expectations: Expectations
     settings: dict[str, str | int | float | bool | None] = {}  # noqa: RUF012 - a model copies its defaults
     """The settings that shaped the backup."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return what the backup can be relied on for."""
+        return CAPABILITIES[self.engine]
 
     @property
     def rows(self) -> int:

@@ -5,10 +5,24 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime
 
 from dagster_resil.errors import ConfigurationError, ObjectExists, ObjectMissing, VaultError
 from dagster_resil.records.manifest import StoredObject
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found out about the place that holds a vault.
+
+    :param ok: whether it is as it has to be.
+    :param hint: what to do, or to think of.
+    """
+
+    what: str
+    ok: bool = True
+    hint: str = ""
 
 
 class Vault(ABC):
@@ -92,6 +106,10 @@ class Vault(ABC):
 
         A vault that does not let its writer delete leaves it to retention.
         """
+
+    def may_discard(self) -> bool:
+        """Return whether :meth:`discard` removes anything, as far as the vault can know."""
+        return True
 
     @abstractmethod
     def check_writable(self, name: str | None = None) -> None:

@@ -352,6 +352,10 @@ class GcsVault(Vault):
         email = getattr(self.client._credentials, "service_account_email", None)
         return str(email) if email and "@" in str(email) else "the account that this runs as"
 
+    def may_discard(self) -> bool:
+        """Return whether we have the right to delete objects."""
+        return DELETE in self.permissions([DELETE])
+
     def discard(self, prefix: str) -> None:
         """Remove what an attempt that will have no manifest has written.
 

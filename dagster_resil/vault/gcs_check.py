@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from google.cloud import storage
 
 from dagster_resil.errors import VaultUnreachable
+from dagster_resil.vault.base import Finding
 from dagster_resil.vault.gcs import CREATE, DELETE, GET, LIST, ROLES, GcsVault
 
 _DAY_S = 86_400
@@ -17,20 +17,7 @@ _MUST_NOT = (DELETE, "storage.objects.update", "storage.buckets.delete", "storag
 """With one of these, whoever takes over the machine that takes backups can undo them."""
 
 
-@dataclass(frozen=True)
-class BucketFinding:
-    """One thing that was looked at.
-
-    :param ok: whether it is as it has to be.
-    :param hint: what to do, or to think of.
-    """
-
-    what: str
-    ok: bool = True
-    hint: str = ""
-
-
-def check_bucket(vault: GcsVault, *, writes: bool = True) -> Iterator[BucketFinding]:
+def check_bucket(vault: GcsVault, *, writes: bool = True) -> Iterator[Finding]:
     """Yield what a vault's bucket is, compared with its settings.
 
     :param writes: whether backups are to be taken; to restore them takes fewer rights.
@@ -43,14 +30,14 @@ def check_bucket(vault: GcsVault, *, writes: bool = True) -> Iterator[BucketFind
     except VaultUnreachable as error:
         if writes or error.transient:
             raise
-        yield BucketFinding("how the bucket is set up was not looked at", hint=error.message)
+        yield Finding("how the bucket is set up was not looked at", hint=error.message)
         return
     yield from _place(vault, bucket)
     yield from _keeping(vault, bucket)
     yield from _access(bucket)
 
 
-def _rights(vault: GcsVault, *, writes: bool) -> Iterator[BucketFinding]:
+def _rights(vault: GcsVault, *, writes: bool) -> Iterator[Finding]:
     name, who = vault.bucket_name, vault.caller()
     wanted = [CREATE, GET, LIST] if writes else [GET, LIST]
     if writes and vault.settings.object_retention_days:
@@ -58,61 +45,61 @@ def _rights(vault: GcsVault, *, writes: bool) -> Iterator[BucketFinding]:
     have = vault.permissions([*wanted, *_MUST_NOT])
     for each in wanted:
         if each in have:
-            yield BucketFinding(f"{who} has {each} on bucket {name}")
+            yield Finding(f"{who} has {each} on bucket {name}")
         else:
-            yield BucketFinding(
+            yield Finding(
                 f"{who} lacks {each} on bucket {name}",
                 False,
                 f"grant {ROLES[each]} on bucket {name} to {who}",
             )
     for each in _MUST_NOT:
         if each in have:
-            yield BucketFinding(
+            yield Finding(
                 f"{who} has {each} on bucket {name}: whoever takes over this machine can undo "
                 "backups",
                 False,
                 f"take away the role that grants it: {ROLES[CREATE]} and {ROLES[GET]} are enough",
             )
     if not have.intersection(_MUST_NOT):
-        yield BucketFinding(f"{who} can't delete or change what is in bucket {name}")
+        yield Finding(f"{who} can't delete or change what is in bucket {name}")
 
 
-def _place(vault: GcsVault, bucket: storage.Bucket) -> Iterator[BucketFinding]:
+def _place(vault: GcsVault, bucket: storage.Bucket) -> Iterator[Finding]:
     wanted, found = vault.settings.location, str(bucket.location).lower()
     what = f"bucket {bucket.name} is in {found}"
     if wanted is not None and wanted.lower() != found:
-        yield BucketFinding(
+        yield Finding(
             f"{what}, not in {wanted}",
             False,
             "correct the configuration, or use a bucket there: a bucket's location never changes",
         )
     else:
-        yield BucketFinding(what)
+        yield Finding(what)
 
 
-def _keeping(vault: GcsVault, bucket: storage.Bucket) -> Iterator[BucketFinding]:
+def _keeping(vault: GcsVault, bucket: storage.Bucket) -> Iterator[Finding]:
     settings = vault.settings
     versioned = bool(bucket.versioning_enabled)
     state = "keeps" if versioned else "does not keep"
     what = f"bucket {bucket.name} {state} noncurrent versions"
     if settings.versioning is not None and settings.versioning is not versioned:
         flag = "--versioning" if settings.versioning else "--no-versioning"
-        yield BucketFinding(f"{what}, which is not as configured", False, _update(bucket, flag))
+        yield Finding(f"{what}, which is not as configured", False, _update(bucket, flag))
     else:
-        yield BucketFinding(what)
+        yield Finding(what)
     period_s = int(bucket.retention_period or 0)
     locked = bool(bucket.retention_policy_locked)
     lock = ", locked" if locked else ", not locked" if period_s else ""
     what = f"bucket {bucket.name} keeps objects for {period_s / _DAY_S:g} days{lock}"
     short = settings.retention_days is not None and period_s < settings.retention_days * _DAY_S
     if short:
-        yield BucketFinding(
+        yield Finding(
             f"{what}, not for {settings.retention_days} days",
             False,
             _update(bucket, f"--retention-period={settings.retention_days}d"),
         )
     if settings.retention_locked and not locked:
-        yield BucketFinding(
+        yield Finding(
             f"{what}, not locked, which is not as configured"
             if not period_s
             else f"{what}, which is not as configured",
@@ -120,9 +107,9 @@ def _keeping(vault: GcsVault, bucket: storage.Bucket) -> Iterator[BucketFinding]
             _update(bucket, "--lock-retention-period") + " (it can never be taken back)",
         )
     elif not short:
-        yield BucketFinding(what)
+        yield Finding(what)
     if settings.object_retention_days is not None and bucket.object_retention_mode != "Enabled":
-        yield BucketFinding(
+        yield Finding(
             f"bucket {bucket.name} allows no retention of single objects",
             False,
             "it is allowed when a bucket is made: --enable-per-object-retention; or leave "
@@ -130,20 +117,20 @@ def _keeping(vault: GcsVault, bucket: storage.Bucket) -> Iterator[BucketFinding]
         )
 
 
-def _access(bucket: storage.Bucket) -> Iterator[BucketFinding]:
+def _access(bucket: storage.Bucket) -> Iterator[Finding]:
     configuration: Any = bucket.iam_configuration
     if configuration.uniform_bucket_level_access_enabled:
-        yield BucketFinding(f"access to bucket {bucket.name} is uniform")
+        yield Finding(f"access to bucket {bucket.name} is uniform")
     else:
-        yield BucketFinding(
+        yield Finding(
             f"objects in bucket {bucket.name} may have access lists of their own",
             False,
             _update(bucket, "--uniform-bucket-level-access"),
         )
     if configuration.public_access_prevention == "enforced":
-        yield BucketFinding(f"public access to bucket {bucket.name} is prevented")
+        yield Finding(f"public access to bucket {bucket.name} is prevented")
     else:
-        yield BucketFinding(
+        yield Finding(
             f"bucket {bucket.name} could be opened to the public",
             False,
             _update(bucket, "--public-access-prevention"),

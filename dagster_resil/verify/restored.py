@@ -195,7 +195,7 @@ class RestoredBackup:
                 restored_dump,
                 redump=redumper(dumper, self.create_database),
                 # By another login than the one that has dumped the source's schema.
-                mappings_hidden=manifest.engine == "cloudsql_export",
+                mappings_hidden=not manifest.capabilities.by_own_login,
             )
         except CannotProve as error:
             return [], error.message

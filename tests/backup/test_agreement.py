@@ -20,7 +20,7 @@ from dagster_resil.errors import BackupFailed, SourceChanged
 from dagster_resil.postgres.fingerprints import Content
 from dagster_resil.postgres.tables import Relation
 from dagster_resil.records.inventory import LargeObjects
-from dagster_resil.records.manifest import Collation, Engine, Partition, Source, Table
+from dagster_resil.records.manifest import CAPABILITIES, Collation, Engine, Partition, Source, Table
 
 ONE = Relation(
     oid=1,
@@ -60,7 +60,7 @@ def tables(
         parts={KEY: ("archive/1.dat.gz",)},
         contents={1: Content(rows=counted, fingerprint="17")},
         unsettled=unsettled,
-        engine=engine,
+        by=CAPABILITIES[engine],
     )
 
 

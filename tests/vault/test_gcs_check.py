@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from dagster_resil.cli import cli
 from dagster_resil.errors import VaultUnreachable
-from dagster_resil.vault.gcs_check import BucketFinding, check_bucket
+from dagster_resil.vault.base import Finding
+from dagster_resil.vault.gcs_check import check_bucket
 from dagster_resil.vault.gcs_client import GcsSettings
 from tests.localcloud.cloud import QUICK, Cloud
 
@@ -20,7 +21,7 @@ STRICT = replace(
 )
 
 
-def wrong(findings: list[BucketFinding]) -> list[BucketFinding]:
+def wrong(findings: list[Finding]) -> list[Finding]:
     return [finding for finding in findings if not finding.ok]
 
 
