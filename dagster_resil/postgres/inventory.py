@@ -358,6 +358,7 @@ def take_inventory(connection: Connection) -> Inventory:
     return Inventory(
         items=_read_items(connection, _queries(version).values()),
         membership_options=_read_items(connection, [_membership_options(version)]),
+        all_comments=True,
     )
 
 
@@ -402,8 +403,8 @@ def compare_inventories(source: Inventory, restored: Inventory) -> list[SchemaDi
             continue
         if key[0] == EXTENSION_VERSION and not (key in found and key in wanted):
             continue  # so is the extension
-        if key not in wanted and _is_of_low_large_object(key):
-            continue  # earlier releases have not listed it
+        if not source.all_comments and key not in wanted and _is_of_low_large_object(key):
+            continue  # the release that took the backup did not list it
         if key not in found:
             what, detail = "missing", ""
         elif key not in wanted:

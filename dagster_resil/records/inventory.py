@@ -23,12 +23,14 @@ class Inventory(Record):
 
     ``not_read`` names the kinds that the login may not read. ``membership_options`` are apart from
     the items because earlier releases have not kept them: with one of their inventories nothing
-    but the items is compared.
+    but the items is compared. ``all_comments`` says that the items have the comments of large
+    objects with numbers below 16384 too, which earlier releases have not kept either.
     """
 
     items: tuple[Item, ...]
     not_read: tuple[str, ...] = ()
     membership_options: tuple[Item, ...] = ()
+    all_comments: bool = False
 
     def extensions(self) -> dict[str, str]:
         """Return the extensions and their versions."""
