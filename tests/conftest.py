@@ -1,4 +1,9 @@
-"""Real PostgreSQL servers for the tests: one a version and worker, a new database for each test."""
+"""Real PostgreSQL servers for the tests: one a version and worker, a new database for each test.
+
+Installed are the versions that the product finds on this machine by itself. ``make`` fetches
+servers of other major versions, without client programs (:func:`other_majors`). Tests with these
+are ``long``, but for those marked ``every_version``.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +13,21 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import psycopg
 import pytest
+from _pytest.mark import ParameterSet
 from psycopg import sql
 
 from dagster_resil.backup.settings import PART_BYTES, BackupSettings
 from dagster_resil.postgres.connection import Connection, Endpoint
-from dagster_resil.postgres.programs import Programs, find_all
+from dagster_resil.postgres.programs import BIN_DIR_VARIABLE, Programs, find_all
 from dagster_resil.postgres.server import Server, reachable_programs
 from dagster_resil.vault import open_vault
 from dagster_resil.vault.base import Vault
@@ -93,9 +101,55 @@ _SETTINGS = {
 }
 
 
+ALL_MAJORS = (13, 14, 15, 16, 17, 18)
+"""What the product promises."""
+
+
 def majors() -> list[int]:
-    """Return the major versions that this machine can run."""
+    """Return the major versions that are installed."""
     return sorted({programs.major for programs in find_all() if programs.has_server})
+
+
+def other_majors() -> list[int]:
+    """Return the major versions that aren't installed, fetched by ``make`` or not."""
+    return [major for major in ALL_MAJORS if major not in majors()]
+
+
+def long_majors() -> list[ParameterSet]:
+    """Return the other versions as parameters of a fixture, whose tests are ``long`` with them."""
+    return [pytest.param(major, marks=pytest.mark.long) for major in other_majors()]
+
+
+@contextlib.contextmanager
+def visible(major: int) -> Iterator[None]:
+    """Have the product find the servers that ``make`` has fetched, if a version is one of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        if major not in majors():
+            patch.setenv(BIN_DIR_VARIABLE, every_folder())
+        yield
+
+
+def every_folder() -> str:
+    """Return the value of RESIL_PG_BIN that names the installed and the fetched programs."""
+    fetched = sorted(Path(sys.prefix, "servers").glob("node_modules/pg*/native/bin"))
+    installed = dict.fromkeys(programs.bin_dir for programs in find_all())
+    return os.pathsep.join(map(str, [*installed, *fetched]))
+
+
+@lru_cache
+def _every_program() -> tuple[Programs, ...]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(BIN_DIR_VARIABLE, every_folder())
+        return tuple(find_all())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have only those tests run with fetched servers by default that are marked so."""
+    others = other_majors()
+    for item in items:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        if params.get("source") in others and not item.get_closest_marker("every_version"):
+            item.add_marker("long")
 
 
 def owner_session(endpoint: Endpoint, *, autocommit: bool = True) -> Connection:
@@ -169,8 +223,16 @@ def sixteen() -> Programs | None:
     return None
 
 
+def server_of(major: int) -> Programs:
+    """Return a server's programs, also fetched ones; skip the test, aloud, where there are none."""
+    for programs in _every_program():
+        if programs.has_server and programs.major == major:
+            return programs
+    pytest.skip(f"PostgreSQL {major} can't be had on this machine: UNTESTED with it")
+
+
 def stock(major: int) -> Programs:
-    """Return the programs of a major version; skip the test, aloud, where there are none."""
+    """Return a server's programs with its own client programs; skip the test where none are."""
     for programs in (*find_all(), sixteen()):
         if programs and programs.has_server and programs.major == major:
             return programs
@@ -184,15 +246,26 @@ def servers() -> Iterator[Callable[[int], Source]]:
 
         def get(major: int) -> Source:
             if major not in running:
-                running[major] = stack.enter_context(run_server(stock(major)))
+                running[major] = stack.enter_context(run_server(server_of(major)))
             return running[major]
 
         yield get
 
 
-@pytest.fixture(params=majors(), ids=lambda major: f"pg{major}")
+@pytest.fixture(params=ALL_MAJORS, ids=lambda major: f"pg{major}")
 def source(request: pytest.FixtureRequest, servers: Callable[[int], Source]) -> Iterator[Source]:
-    """A server, of every major version on this machine in turn."""
+    """A server, of every major version in turn."""
+    found = servers(request.param)
+    with visible(request.param):
+        yield found
+    found.drop_all()
+
+
+@pytest.fixture(params=majors(), ids=lambda major: f"pg{major}")
+def own_clients(
+    request: pytest.FixtureRequest, servers: Callable[[int], Source]
+) -> Iterator[Source]:
+    """A server with client programs of its own version, of each that is installed in turn."""
     found = servers(request.param)
     yield found
     found.drop_all()
@@ -220,7 +293,9 @@ def _running_clouds() -> Iterator[Callable[[], Cloud]]:
             if not running:
                 # Not pytest's own folder, which the user that root's servers run as can't enter.
                 space = stack.enter_context(Workspace())
-                running.append(stack.enter_context(running_cloud(space.path / "cloud")))
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setenv(BIN_DIR_VARIABLE, every_folder())
+                    running.append(stack.enter_context(running_cloud(space.path / "cloud")))
             return running[0]
 
         yield get

@@ -150,6 +150,16 @@ VALUES: dict[str, list[str]] = {
     "jsonb[]": ["{}", '{"1"}', '{"1.0"}', '{"{\\"a\\": 1}"}'],
     "numrange[]": ["{}", '{"[1,2)"}', '{"[1.0,2)"}'],
 }
+
+
+def values_of(major: int) -> dict[str, list[str]]:
+    """Return the types that a major version has, and the values of each that it reads."""
+    if major >= 14:
+        return VALUES
+    found = {name: some for name, some in VALUES.items() if "multirange" not in name}
+    return found | {"numeric": [value for value in VALUES["numeric"] if "Infinity" not in value]}
+
+
 """By the type's name in SQL; values as their type reads them."""
 
 OF_EXTENSIONS: dict[str, dict[str, list[str]]] = {

@@ -99,6 +99,15 @@ SELECT n.nspname, r.rolname, a.privilege_type FROM pg_catalog.pg_namespace n
  WHERE n.oid = 2200 AND n.nspname <> 'public' ORDER BY 2 NULLS FIRST, 3
 """
 
+# Until 14 everybody may create objects in a new database's schema public. A pg_dump of 15 and later
+# takes for granted that they may not.
+_CLOSED_PUBLIC = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = 'public' AND NOT EXISTS (
+       SELECT FROM pg_catalog.aclexplode(COALESCE(n.nspacl,
+              pg_catalog.acldefault('n', n.nspowner))) a
+        WHERE a.grantee = 0 AND a.privilege_type = 'CREATE'))
+"""
+
 _OPERATORS = f"""
 SELECT i.identity, o.oprrest::pg_catalog.oid <> 0, o.oprrest::pg_catalog.text,
        o.oprjoin::pg_catalog.oid <> 0, o.oprjoin::pg_catalog.text
@@ -156,6 +165,17 @@ def read_adjustments(connection: Connection) -> list[Adjustment]:
                 _unless_refused(connection, grant.as_string(connection)),
                 Section.PRE_DATA,
                 after=("SCHEMA", schema),
+            )
+        )
+    if connection.info.server_version < 150000 and connection.execute(
+        _CLOSED_PUBLIC
+    ).fetchone() == (True,):
+        made.append(
+            Adjustment(
+                "privileges on schema public, where PUBLIC may not create objects",
+                _unless_refused(connection, "REVOKE CREATE ON SCHEMA public FROM PUBLIC"),
+                Section.PRE_DATA,
+                first=True,
             )
         )
     made += _functions(connection)

@@ -126,7 +126,7 @@ class _Watch:
             raise BackupFailed(
                 f"the backup of {self._snapshot.endpoint.describe()} took longer than "
                 f"{self._settings.timeout_s:g} s",
-                hint="raise --timeout, or use more --jobs",
+                hint="raise setting timeout_s, or setting jobs",
             )
         # Each table is read twice: by what takes, and by what says what to expect.
         self._progress(
@@ -295,7 +295,8 @@ class SourceReader:
             database_bytes=database_bytes(snapshot.connection),
             form=form,
             tools=dict(data.tools),
-            contents=toc.with_session_settings()
+            contents=toc.for_server(snapshot.server_version)
+            .with_session_settings()
             .with_adjustments(definitions.adjustments)
             .in_fixed_order(definitions.looking),
             objects=tuple(data.objects.values()),

@@ -143,7 +143,9 @@ def _locks_several_tables(entries: Sequence[Entry]) -> dict[int, Entry]:
     related = {number for number, table in tables.items() if "\nPARTITION BY " in _text(table)}
     for entry in entries:
         if entry.kind == "TABLE ATTACH" or "\nINHERITS (" in _text(entry):
-            related.update(map(int, entry.dependencies), [entry.dump_id])
+            # A table depends on its schema too, which every other table in it does.
+            related |= tables.keys() & set(map(int, entry.dependencies))
+            related.add(entry.dump_id)
     needed = {entry.dump_id: set(map(int, entry.dependencies)) for entry in entries}
     return {
         entry.dump_id: entry
@@ -182,6 +184,22 @@ def _chained(entries: Iterable[Entry], first: Sequence[str]) -> list[Entry]:
         )
         needed = (str(entry.dump_id),)
     return made
+
+
+_LOGGED = re.compile(
+    r"( AS IDENTITY \(\n    SEQUENCE NAME [^\n]*)\n    LOGGED(?=\n    START WITH )"
+)
+
+
+def for_server(text: str, version: int) -> str:
+    """Return pg_dump's text without what only servers of later versions understand.
+
+    pg_dump writes for servers of its own version and later. Until 14 the sequence of an identity
+    column is permanent also where its table is unlogged, and there is no word for that.
+
+    :param version: the server's: 140023 for 14.23.
+    """
+    return text if version >= 150000 else _LOGGED.sub(r"\1", text)
 
 
 @dataclass(frozen=True)
@@ -264,6 +282,20 @@ class TableOfContents:
                 )
             else:
                 entries.append(entry)
+        return replace(self, entries=tuple(entries))
+
+    def for_server(self, version: int) -> TableOfContents:
+        """Return it without what only servers of later versions understand.
+
+        :param version: the server's: 140023 for 14.23.
+        """
+        entries = []
+        for entry in self.entries:
+            if entry.kind == "SEQUENCE" and entry.definition:
+                text = for_server(entry.definition, version)
+                if text != entry.definition:
+                    entry = replace(entry, definition=text, raw=None)
+            entries.append(entry)
         return replace(self, entries=tuple(entries))
 
     def with_session_settings(self) -> TableOfContents:

@@ -47,10 +47,11 @@ class Programs:
         return int(re.match(r"\d+", self.version).group())  # type: ignore[union-attr]
 
     def path(self, program: str) -> Path:
-        """Return the path of one program."""
-        if program in CLIENTS and self.client_dir is not None:
+        """Return the path of one program: of a client program that is only elsewhere, there."""
+        own = self.bin_dir / program
+        if self.client_dir is not None and program not in SERVERS and not own.is_file():
             return self.client_dir / program
-        return self.bin_dir / program
+        return own
 
 
 def _folders() -> Iterator[tuple[Path, bool]]:

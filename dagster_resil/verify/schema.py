@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from dagster_resil.errors import CannotProve
-from dagster_resil.postgres.archive import STATE_OF_MADE_UP_TRIGGER
+from dagster_resil.postgres.archive import STATE_OF_MADE_UP_TRIGGER, for_server
 from dagster_resil.postgres.catalogues import money_settings
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.inventory import SchemaDifference, compare_inventories
@@ -218,9 +218,11 @@ def redumper(
 
     def redump(text: str) -> str:
         endpoint = create_database(f"resil_wording_{next(numbers)}")
+        with endpoint.connect(autocommit=True) as connection:
+            server_version = connection.info.server_version
         with tempfile.TemporaryDirectory(prefix="resil-schema-") as folder:
             file = Path(folder) / "schema.sql"
-            text = STATE_OF_MADE_UP_TRIGGER.sub("", text)
+            text = for_server(STATE_OF_MADE_UP_TRIGGER.sub("", text), server_version)
             file.write_text(text, encoding="utf-8", errors="surrogateescape")
             with Child(
                 [

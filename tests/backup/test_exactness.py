@@ -66,6 +66,7 @@ def _write(endpoint: Endpoint, stop: threading.Event) -> int:
     return done
 
 
+@pytest.mark.every_version
 def test_writers_do_not_disturb_a_backup(source: Source, vault: Vault) -> None:
     endpoint = source.create()
     source.execute(endpoint, ROWS)

@@ -254,7 +254,8 @@ def test_every_row_of_odd_tables_is_in_one_part(source: Source, vault: Vault) ->
             found = table_of(manifest, table.name)
             assert found.rows == row[0]
             assert bool(found.rows) == (table.name != "all rows deleted")
-            if table.name == "other":  # not a heap, by its name
+            if table.name == "other" or source.major < 14:
+                # It is not a heap, by its name; or a range of pages would cost a scan of them all.
                 assert found.parts == (f"archive/table_{table.oid}.dat.gz",)
             else:
                 assert in_parts(manifest, table.name) > 1, table.name

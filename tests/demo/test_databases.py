@@ -76,7 +76,8 @@ def test_two_loads_are_equal(source: Source, which: Which) -> None:
 
 
 @pytest.mark.parametrize("which", ["shop", "hostile"])
-def test_it_survives_the_stock_tools(source: Source, which: Which, tmp_path: Path) -> None:
+def test_it_survives_the_stock_tools(own_clients: Source, which: Which, tmp_path: Path) -> None:
+    source = own_clients
     endpoint = _loaded(source, which)
     restored = source.create()
     archive = tmp_path / "archive"

@@ -19,7 +19,7 @@ from dagster_resil.demo.databases import load
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.errors import ConfigurationError, NoServer, NoSpace, TargetRefused
 from dagster_resil.postgres.connection import Endpoint
-from dagster_resil.postgres.fingerprints import read_contents
+from dagster_resil.postgres.fingerprints import default_form, read_contents
 from dagster_resil.postgres.programs import find_all
 from dagster_resil.postgres.scratch import scratch_server, sweep
 from dagster_resil.postgres.session import settle
@@ -36,9 +36,10 @@ from tests.localcloud.cloud import Cloud
 def fingerprints(endpoint: Endpoint) -> dict[str, tuple[int, str | None]]:
     with endpoint.connect(autocommit=True) as connection:
         settle(connection)
+        form = default_form(connection.info.server_version)
         found = {}
         for table in list_tables(connection):
-            content = read_contents(connection, [table], "identity")[table.oid]
+            content = read_contents(connection, [table], form)[table.oid]
             found[f"{table.schema}.{table.name}"] = (content.rows, content.fingerprint)
         return found
 
@@ -51,7 +52,7 @@ def sh(
     return subprocess.run(
         ["sh", str(folder / "restore.sh"), url_of(bare).replace(":@", "@")],
         env={
-            "PATH": f"{source.programs.bin_dir}:/usr/bin:/bin",
+            "PATH": f"{source.programs.path('pg_restore').parent}:/usr/bin:/bin",
             "PGPASSWORD": target.password or "",
             **env,
         },
@@ -62,6 +63,7 @@ def sh(
     )
 
 
+@pytest.mark.every_version
 @pytest.mark.parametrize("which", ["shop", "hostile"])
 def test_restore_sh_gives_equal_fingerprints_on_another_server(
     source: Source, vault: Vault, which: str
@@ -228,6 +230,7 @@ def test_restore_sh_says_what_a_login_without_rights_leaves_out(
             assert session.execute("SELECT a FROM public.t").fetchone() == (1,)
 
 
+@pytest.mark.every_version
 def test_a_restore_compares_again(source: Source, vault: Vault) -> None:
     endpoint = source.create()
     load(endpoint, source.programs, "hostile")

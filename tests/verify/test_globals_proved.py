@@ -24,7 +24,7 @@ from dagster_resil.records.verdict import Verdict
 from dagster_resil.restore import restore_backup
 from dagster_resil.vault import open_vault
 from dagster_resil.verify.prove import verify_backup
-from tests.conftest import Source, run_server, stock
+from tests.conftest import Source, long_majors, run_server, server_of, stock, visible
 from tests.graft import copy_of
 from tests.restore.test_hostile_names import around
 from tests.restore.test_restore import sh
@@ -59,14 +59,17 @@ SOURCE = (
 )
 
 
-@pytest.fixture(scope="module", params=[15, 17], ids="pg{}".format)
+@pytest.fixture(scope="module", params=[15, 17, *long_majors()], ids="pg{}".format)
 def backup(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Source, Endpoint, LocalBackup]]:
     """A server of its own with all kinds of what lies around a database, and a backup of it."""
-    with run_server(stock(request.param)) as source:
+    with visible(request.param), run_server(server_of(request.param)) as source:
         endpoint = source.create("shop")
-        source.execute(source.server.endpoint(), *(each.format(db="shop") for each in SOURCE))
+        statements = [each.format(db="shop") for each in SOURCE]
+        if source.major < 15:
+            statements = [each for each in statements if " ON PARAMETER " not in each]
+        source.execute(source.server.endpoint(), *statements)
         if source.major >= 16:
             source.execute(endpoint, "GRANT idle TO reporter WITH INHERIT FALSE, SET TRUE")
         source.execute(endpoint, "CREATE TABLE t (a int)", "GRANT SELECT ON t TO reporter")

@@ -166,6 +166,7 @@ def test_oddity_passes(source: Source, kind: str, tmp_path: Path) -> None:
     assert_passes(proved(endpoint, tmp_path))
 
 
+@pytest.mark.every_version
 @pytest.mark.parametrize("which", ["shop", "hostile"])
 @pytest.mark.parametrize("compare", ["contents", "text"])
 def test_demo_database_passes(

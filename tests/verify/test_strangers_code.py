@@ -26,7 +26,7 @@ from dagster_resil.restore import RestoreSettings, restore_backup, restore_to_sc
 from dagster_resil.vault.base import Vault
 from dagster_resil.verify.prove import verify_backup
 from tests.command import resil
-from tests.conftest import Source, majors, owner_session, run_server, stock
+from tests.conftest import Source, long_majors, majors, owner_session, run_server, stock, visible
 from tests.verify.test_oddities import assert_passes
 
 # Functions and operators of every name and every arguments that pg_catalog has, which come first
@@ -138,14 +138,15 @@ def plant(source: Source, database: Endpoint) -> None:
         session.execute("SELECT 'a'::pg_catalog.name || 'b'::pg_catalog.name")
 
 
-@pytest.fixture(params=[majors()[0], majors()[-1]], ids=lambda major: f"pg{major}")
+@pytest.fixture(params=[majors()[0], majors()[-1], *long_majors()], ids=lambda major: f"pg{major}")
 def planted(
     request: pytest.FixtureRequest, servers: Callable[[int], Source]
 ) -> Iterator[tuple[Source, Endpoint]]:
     source = servers(request.param)
     database = source.create()
     plant(source, database)
-    yield source, database
+    with visible(request.param):
+        yield source, database
     source.drop_all()
 
 

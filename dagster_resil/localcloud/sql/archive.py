@@ -91,6 +91,10 @@ class Archive:
             time.sleep(_STEP_S)
         return True
 
+    def can_be_read(self, major: int) -> bool:
+        """Return whether pg_waldump of a version is here, which some servers come without."""
+        return (self._clusters.programs(major).bin_dir / "pg_waldump").is_file()
+
     def latest(self, instance: Instance) -> datetime | None:
         """Return the real time of the last commit that is archived, as the WAL itself says it."""
         archive = self._clusters.archive(instance)

@@ -76,6 +76,8 @@ class Clones:
                 "pointInTimeRecoveryNotEnabled",
                 f"Point-in-time recovery is not enabled for instance {instance.name}.",
             )
+        if not self._archive.can_be_read(instance.major):
+            raise not_done(f"pointInTimeRecovery of POSTGRES_{instance.major} without pg_waldump")
         window = self._archive.window(instance)
         if window is None:
             raise invalid_request(f"Instance {instance.name} has nothing to recover from yet.")

@@ -281,8 +281,14 @@ class Clusters:
 
         :raises ServerFailed: it can't be made.
         """
-        template = self._template(instance.major)
         self.make_home(instance)
+        programs = self.programs(instance.major)
+        if not (programs.bin_dir / "pg_resetwal").is_file():
+            # Servers come without it too. Then initdb, which takes longer, gives the identifier.
+            with _socket_folder() as socket_dir:
+                _make_template(programs, self.data(instance), socket_dir, self.password)
+            return
+        template = self._template(instance.major)
         copy_files(template, self.data(instance))
         _set_identifier(self.data(instance) / "global" / "pg_control")
         # The WAL carries the identifier too: begin it anew.
@@ -297,13 +303,15 @@ class Clusters:
             if not template.exists():
                 making = template.with_name(f".{template.name}")
                 shutil.rmtree(making, ignore_errors=True)
-                socket_dir = Path(tempfile.mkdtemp(prefix="resil-", dir="/tmp"))
                 try:
-                    _make_template(programs, making, socket_dir, self.password)
+                    with _socket_folder() as socket_dir:
+                        _make_template(programs, making, socket_dir, self.password)
+                    # It is shut down and needs none; each copy begins its WAL anew.
+                    for segment in (making / "pg_wal").glob("0*"):
+                        segment.unlink()
                     making.rename(template)
                 finally:
                     shutil.rmtree(making, ignore_errors=True)
-                    shutil.rmtree(socket_dir, ignore_errors=True)
         return template
 
     def configure(self, instance: Instance, more: Mapping[str, str]) -> None:
@@ -647,9 +655,12 @@ def _make_template(programs: Programs, data: Path, socket_dir: Path, password: s
             connection.execute("INSERT INTO public.heartbeat VALUES (clock_timestamp())")
     finally:
         server.stop(how=signal.SIGINT)
-    # It is shut down and needs none; each copy begins its WAL anew.
-    for segment in (data / "pg_wal").glob("0*"):
-        segment.unlink()
+
+
+@contextmanager
+def _socket_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="resil-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 def _make_roles(connection: Connection, major: int, password: str) -> None:
