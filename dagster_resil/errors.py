@@ -36,6 +36,8 @@ Exit code 1 is the verdict FAIL and nothing else; it belongs to no error.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from dagster_resil.records.text import shown
@@ -44,11 +46,25 @@ if TYPE_CHECKING:
     from dagster_resil.records.receipt import Receipt
 
 
+_SETTING = re.compile(r"\bsetting (\w+(?:=\w+)?)")
+
+
+def name_settings(text: str, names: Mapping[str, str]) -> str:
+    """Return a text in which settings have the names that a user types.
+
+    :param text: names settings as Python does, after the word "setting": ``setting timeout_s``.
+    :param names: each setting's name for the user: ``{"timeout_s": "--timeout"}``.
+    """
+    return _SETTING.sub(lambda found: names.get(found[1], found[0]), text)
+
+
 class ResilError(Exception):
     """Say what happened, to what, and what to do about it.
 
     :param message: what happened and to what; one sentence, without a secret.
-    :param hint: what the reader can do now; empty when nothing helps.
+    :param hint: what the reader can do now; empty when nothing helps. It names a setting as the
+        functions of this package do, after the word "setting"; the command line and the component
+        put their own name in its place (:func:`name_settings`).
     """
 
     code: ClassVar[str] = "error"

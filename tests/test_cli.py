@@ -431,7 +431,9 @@ def test_a_lock_that_is_not_to_be_had_names_its_holder(
         connection.execute("LOCK TABLE item")
         pid = connection.info.backend_pid
         said = resil("backup", "--url-env", "DB", "--lock-timeout", "1", DB=url_of(database))
-    assert_clean_failure(said, 4, "within 1 s", f"process {pid} has locked public.item", "--lock-timeout")
+    assert_clean_failure(
+        said, 4, "within 1 s", f"process {pid} has locked public.item", "--lock-timeout"
+    )
 
 
 def test_a_folder_without_programs_is_named(resil: Cli, database: Endpoint) -> None:

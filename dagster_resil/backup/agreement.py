@@ -59,8 +59,8 @@ def check_same_source(name: str, known: Source | None, identity: Source) -> None
             f"{name} was database {known.database!r} on {known.host} (system identifier "
             f"{known.system_identifier}) so far; now it is {identity.database!r} on "
             f"{identity.host} ({identity.system_identifier})",
-            hint="if the change is meant, run once with --accept-new-source; otherwise correct "
-            "the address, or use another name",
+            hint="if the change is meant, run once with setting accept_new_source=True; otherwise "
+            "correct the address, or use another name",
         )
 
 

@@ -61,11 +61,13 @@ def check_settings(name: str, settings: BackupSettings) -> None:
     :raises ConfigurationError: a name or a setting can't be.
     """
     check_database_name(name)
-    if settings.jobs < 1 or settings.attempts < 1 or not 1 <= settings.compress_level <= 9:
-        raise ConfigurationError(
-            "jobs and attempts are at least 1, the compression level is 1 to 9",
-            hint="see: resil backup --help",
-        )
+    for wrong, allowed in (
+        (settings.jobs < 1, "setting jobs: 1 or more"),
+        (settings.attempts < 1, "setting attempts: 1 or more"),
+        (not 1 <= settings.compress_level <= 9, "setting compress_level: 1 to 9"),
+    ):
+        if wrong:
+            raise ConfigurationError("a setting is out of its range", hint=f"correct {allowed}")
     if settings.part_bytes < SMALLEST_PART_BYTES:
         raise ConfigurationError(
             f"a part can't be smaller than {SMALLEST_PART_BYTES:,} bytes",

@@ -46,7 +46,7 @@ SELECT w.pid, w.relation::pg_catalog.regclass::pg_catalog.text
 """
 LOCK_HINT = (
     "a migration, TRUNCATE or another statement holds an exclusive lock, or waits for one: wait "
-    "for it, end it, or raise --lock-timeout"
+    "for it, end it, or raise setting lock_timeout_s"
 )
 _EXCLUSIVE = """
 SELECT DISTINCT NOT l.granted, n.nspname || '.' || c.relname, l.pid, a.application_name, x.gid

@@ -154,7 +154,7 @@ class _Attempts:
                 last = str(race)
         raise BackupFailed(
             f"the schema of {endpoint.describe()} kept changing under the snapshot, last: {last}",
-            hint="wait for the migration to end, or allow more attempts",
+            hint="wait for the migration to end, or raise setting attempts",
         )
 
     def _attempt(self, begin: Callable[[str], None]) -> tuple[Taken, str]:

@@ -19,11 +19,12 @@ import dagster_resil
 from dagster_resil import logs
 from dagster_resil.cli.checking import check
 from dagster_resil.cli.listing import list_, show
+from dagster_resil.cli.options import SETTINGS
 from dagster_resil.cli.proving import verify
 from dagster_resil.cli.rendering import print_error
 from dagster_resil.cli.restoring import restore
 from dagster_resil.cli.taking import backup, prove
-from dagster_resil.errors import ResilError
+from dagster_resil.errors import ResilError, name_settings
 from dagster_resil.process import on_stop
 
 UNEXPECTED = 4
@@ -80,6 +81,7 @@ def run(words: list[str], *, as_json: bool) -> int:
         code = cli.main(words, prog_name="resil", standalone_mode=False)
         sys.stdout.flush()
     except ResilError as error:
+        error.hint = name_settings(error.hint, SETTINGS)
         return print_error(error.to_json(), error.exit_code, as_json)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "resil"

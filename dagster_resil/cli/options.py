@@ -15,6 +15,20 @@ from dagster_resil import logs
 from dagster_resil.errors import ConfigurationError
 from dagster_resil.postgres.connection import Endpoint
 
+SETTINGS = {
+    "accept_new_source=True": "--accept-new-source",
+    "attempts": "--attempts",
+    "compress_level": "--compress-level",
+    "jobs": "--jobs",
+    "lock_timeout_s": "--lock-timeout",
+    "name": "--name",
+    "owners=False": "--no-owners",
+    "replace": "--replace",
+    "roles=False": "--no-roles",
+    "timeout_s": "--timeout",
+}
+"""What the command line calls the settings that hints name."""
+
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--json``."""

@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import suppress
+from dataclasses import replace
 from typing import Literal
 
 import dagster as dg
@@ -65,6 +66,15 @@ class ToDatabase(dg.Config):
     )
     replace: str = Field(
         default="", description="To overwrite a target that is not empty: its name, typed again."
+    )
+    roles: bool = Field(
+        default=True,
+        description="Create the roles that are missing, without passwords, and apply the "
+        "database's settings and grants.",
+    )
+    owners: bool = Field(
+        default=True,
+        description="Restore owners and grants; a login that is not a superuser may need false.",
     )
 
 
@@ -251,7 +261,7 @@ def build_restore_job(
     name: str,
     partitions: dg.TimeWindowPartitionsDefinition,
     vault: VaultAddress,
-    jobs: int,
+    settings: RestoreSettings,
     *,
     grace_s: float,
 ) -> dg.JobDefinition:
@@ -280,7 +290,12 @@ def build_restore_job(
                     store,
                     manifest,
                     target,
-                    settings=RestoreSettings(jobs=jobs, replace=config.target.replace or None),
+                    settings=replace(
+                        settings,
+                        replace=config.target.replace or None,
+                        roles=config.target.roles,
+                        owners=config.target.owners,
+                    ),
                     progress=progress,
                 )
                 address = target.describe()
@@ -290,7 +305,7 @@ def build_restore_job(
                     store,
                     manifest,
                     keep_s=config.target.keep_minutes * 60,
-                    settings=RestoreSettings(jobs=jobs),
+                    settings=settings,
                     progress=progress,
                 )
                 report, address = kept.report, f'psql "{kept.address}"'

@@ -33,6 +33,7 @@ from dagster_resil.components.sources import VaultAddress, endpoint_from, variab
 from dagster_resil.errors import CloudSqlError
 from dagster_resil.process import DAY_S
 from dagster_resil.records.manifest import Manifest, Partition
+from dagster_resil.restore import RestoreSettings
 from dagster_resil.vault.layout import is_database_name
 from dagster_resil.verify.prove import VerifySettings
 
@@ -120,6 +121,15 @@ class Cron(dg.Model, dg.Resolvable):
 
     cron: str
     timezone: str = "UTC"
+
+
+class BackupConfig(dg.Config):
+    """What one run does differently."""
+
+    accept_new_source: bool = Field(
+        default=False,
+        description="Take the backup although another server or database answers than so far.",
+    )
 
 
 class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
@@ -228,7 +238,13 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
                 build_verify_job(
                     self.name, key, partitions, vault, verify_settings, grace_s=grace_s
                 ),
-                build_restore_job(self.name, partitions, vault, self.jobs, grace_s=grace_s),
+                build_restore_job(
+                    self.name,
+                    partitions,
+                    vault,
+                    RestoreSettings(jobs=self.jobs, timeout_s=self.time_limit_seconds),
+                    grace_s=grace_s,
+                ),
             ],
             schedules=[self._schedule(partitions, cron, timezone)],
         )
@@ -278,7 +294,9 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
                 else ""
             ),
         )
-        def backup(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        def backup(
+            context: dg.AssetExecutionContext, config: BackupConfig
+        ) -> dg.MaterializeResult[None]:
             key = context.partition_key
             with explained():
                 past = None
@@ -294,6 +312,7 @@ class ProtectedDatabase(dg.Component, dg.Model, dg.Resolvable):
                     lock_timeout_s=self.lock_timeout_seconds,
                     attempts=self.attempts,
                     timeout_s=self.time_limit_seconds,
+                    accept_new_source=config.accept_new_source,
                 )
                 store = vault.open(context.resources)
                 taken: Manifest | None = None

@@ -10,8 +10,22 @@ import dagster as dg
 
 import dagster_resil
 from dagster_resil import logs
-from dagster_resil.errors import ResilError
+from dagster_resil.errors import ResilError, name_settings
 from dagster_resil.progress import Progress, lines
+
+SETTINGS = {
+    "accept_new_source=True": "accept_new_source: true in the Launchpad",
+    "attempts": "attempts",
+    "compress_level": "compress_level",
+    "jobs": "jobs",
+    "lock_timeout_s": "lock_timeout_seconds",
+    "name": "name",
+    "owners=False": "owners: false",
+    "replace": "replace",
+    "roles=False": "roles: false",
+    "timeout_s": "time_limit_seconds",
+}
+"""What the component, and the configuration of its runs, call the settings that hints name."""
 
 
 def progress_into(log: dg.DagsterLogManager) -> Progress:
@@ -34,6 +48,7 @@ def explained() -> Iterator[None]:
     except dg.Failure:
         raise
     except ResilError as error:
+        error.hint = name_settings(error.hint, SETTINGS)
         raise dg.Failure(
             logs.redact(_with_notes(str(error), error)),
             metadata={"code": error.code, "hint": logs.redact(error.hint)},

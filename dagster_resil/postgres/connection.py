@@ -89,7 +89,9 @@ class Endpoint:
     password_in_url: bool = False
     private: bool = False
     server: str = ""
-    login_hint: str = "check the user and PGPASSWORD (or the passfile, or --url-env VARIABLE)"
+    login_hint: str = (
+        "check the user and PGPASSWORD (or the passfile, or the environment variable with the URL)"
+    )
     ascii_encoding: str = "LATIN1"
 
     @classmethod

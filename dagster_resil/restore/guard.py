@@ -69,12 +69,13 @@ def check_target(connection: Connection, manifest: Manifest, *, replace: str | N
         if replace is None:
             raise TargetRefused(
                 f"the target database {target.database!r} is not empty: it holds {named}",
-                hint="make a new one (createdb --template=template0 NAME), or say --replace "
-                f"{target.database} to have it overwritten",
+                hint="make a new one (createdb --template=template0 NAME), or, to have it "
+                f"overwritten, give its name, {target.database}, as setting replace",
             )
         if replace != target.database:
             raise TargetRefused(
-                f"--replace names {replace!r}, but the target database is {target.database!r}",
+                f"the database to be overwritten was named {replace!r}, but the target database is "
+                f"{target.database!r}",
                 hint="type the name of the database whose contents may be dropped",
             )
     if target.major < source.major:

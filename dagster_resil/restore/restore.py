@@ -134,7 +134,7 @@ def _explained() -> Iterator[None]:
     except ProcessTimeout as error:
         raise RestoreFailed(
             f"the restore was given up: {error}",
-            hint=f"{_PART_OF_THE_DATA}; then raise --timeout",
+            hint=f"{_PART_OF_THE_DATA}; then raise setting timeout_s",
         ) from error
 
 
@@ -302,8 +302,8 @@ def _load(
         if not made.clean:
             raise RestoreFailed(
                 f"creating the roles in {target.describe()} failed: {made.errors[0]}",
-                hint="log in as a superuser (or one with CREATEROLE), or use --no-roles when the "
-                "roles are there already",
+                hint="log in as a superuser (or one with CREATEROLE), or use setting roles=False "
+                "when the roles are there already",
             )
     loaded = load_archive(
         programs,
@@ -325,7 +325,7 @@ def _load(
             f"restoring into {target.describe()} met an error: {loaded.errors[0]}"
             + (f" (and {more} more)" if more else ""),
             hint=f"{_PART_OF_THE_DATA} and begin with a new database; "
-            "a login that is no superuser may need --no-owners",
+            "a login that is no superuser may need setting owners=False",
         )
     return loaded
 

@@ -376,7 +376,7 @@ class Backups:
         if len(names) > 1:
             raise ConfigurationError(
                 f"vault {self.vault.url} holds backups of several databases: {', '.join(names)}",
-                hint="say which with --name",
+                hint="choose one of them by setting name",
             )
         of = f" of {name}" if name else ""
         if not names and found.problems:
@@ -399,7 +399,7 @@ class Backups:
         if name is not None and manifest.name != name:
             raise ConfigurationError(
                 f"backup {text} is of {manifest.name}, not of {name}",
-                hint="leave --name out when you give an id",
+                hint="leave setting name out when you give an id",
             )
         return manifest
 

@@ -161,7 +161,7 @@ def contents_check(comparison: pd.DataFrame) -> Check:
         return Check(
             name="contents_match",
             verdict=Verdict.INCONCLUSIVE,
-            summary="the backup was taken with --compare counts: only its rows were counted",
+            summary="the backup compares counts: its rows were counted, and nothing else",
         )
     return Check(
         name="contents_match",
