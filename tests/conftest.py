@@ -25,7 +25,6 @@ import pytest
 from _pytest.mark import ParameterSet
 from psycopg import sql
 
-from dagster_resil.backup.settings import PART_BYTES, BackupSettings
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.programs import BIN_DIR_VARIABLE, Programs, find_all
 from dagster_resil.postgres.server import Server, reachable_programs
@@ -351,20 +350,3 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("PG", "RESIL_GCS_")) or name in _FOREIGN:
             monkeypatch.delenv(name)
-
-
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have every table read in parts and streamed, which by default only large ones are.
-
-    That is so in this process; what tests start as a command of its own has the real sizes.
-    """
-    monkeypatch.setattr("dagster_resil.backup.parts.SMALL_TABLE_BYTES", 0)
-    monkeypatch.setattr("dagster_resil.verify.archive.STREAMED_BYTES", 0)
-    monkeypatch.setattr("dagster_resil.backup.settings.SMALLEST_PART_BYTES", 1)
-    defaults = (1 << 16 if value == PART_BYTES else value for value in _defaults())
-    monkeypatch.setattr(BackupSettings.__init__, "__defaults__", tuple(defaults))
-
-
-def _defaults() -> tuple[object, ...]:
-    return BackupSettings.__init__.__defaults__ or ()

@@ -181,7 +181,7 @@ def test_the_whole_road(resil: Cli, database: Endpoint, one_source: Source) -> N
     assert_clean_failure(again, 2, "is not empty", "public.item")
     name = target.parameters["dbname"]
     wrong = resil("restore", "--to-env", "TO", "--replace", "other", TO=url_of(target))
-    assert_clean_failure(wrong, 2, "--replace names 'other'")
+    assert_clean_failure(wrong, 2, "was named 'other'")
     right = resil("restore", "--to-env", "TO", "--replace", name, TO=url_of(target))
     assert right.code == 0, right.err
     itself = resil("restore", "--to-env", "TO", "--replace", name, TO=url)

@@ -40,6 +40,7 @@ class Reading:
     store_many: StoreMany
     jobs: int
     part_bytes: int
+    small_table_bytes: int
     compress_level: int
 
 
@@ -107,7 +108,7 @@ class SnapshotData:
     def __init__(self, reading: Reading) -> None:
         snapshot = reading.snapshot
         self._reading = reading
-        self._in_parts = to_read_in_parts(snapshot.tables)
+        self._in_parts = to_read_in_parts(snapshot.tables, small_bytes=reading.small_table_bytes)
         self._parts: list[Part] = [
             part
             for table in self._in_parts

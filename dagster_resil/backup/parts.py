@@ -16,7 +16,6 @@ from psycopg import sql
 from dagster_resil.postgres.connection import Connection
 from dagster_resil.postgres.tables import Relation
 
-SMALL_TABLE_BYTES = 1 << 20
 """Up to this size a table is left to pg_dump, which does many small ones at little cost."""
 LEFT_BYTES = 256 << 20
 """The most, in bytes of tables, that is left to pg_dump: it has one connection."""
@@ -80,12 +79,14 @@ def restore_statement(table: Relation, connection: Connection) -> str:
     )
 
 
-def to_read_in_parts(tables: Sequence[Relation]) -> list[Relation]:
+def to_read_in_parts(tables: Sequence[Relation], *, small_bytes: int) -> list[Relation]:
     """Return the tables that are not left to pg_dump, the largest first.
 
     Left to it are small tables, as long as they are not too much together; and those that only it
     can do: of extensions, without columns, and leaves whose rows are restored by way of their
     partitioned table.
+
+    :param small_bytes: how large on disk a small table is at most.
     """
     able = [
         table
@@ -96,7 +97,7 @@ def to_read_in_parts(tables: Sequence[Relation]) -> list[Relation]:
     chosen = []
     for table in sorted(able, key=lambda table: table.bytes):
         left += table.bytes
-        if table.bytes > SMALL_TABLE_BYTES or left > LEFT_BYTES:
+        if table.bytes > small_bytes or left > LEFT_BYTES:
             chosen.append(table)
     return chosen[::-1]
 

@@ -203,6 +203,7 @@ class SourceReader:
             store_many=partial(self.backups.put_objects, backup_id),
             jobs=self.settings.jobs,
             part_bytes=self.settings.part_bytes,
+            small_table_bytes=self.settings.small_table_bytes,
             compress_level=self.settings.compress_level,
         )
 

@@ -19,7 +19,7 @@ FORMS: dict[Comparison, FingerprintForm] = {
 }
 
 PART_BYTES = 64 << 20
-SMALLEST_PART_BYTES = 1 << 20
+SMALL_TABLE_BYTES = 1 << 20
 TOLD = ("jobs", "lock_timeout_s", "compare", "part_bytes", "compress_level", "grace_s")
 """The settings that shape a backup, which its manifest tells."""
 
@@ -36,6 +36,8 @@ class BackupSettings:
         contents ("contents"), or their contents by the text of every value ("text").
     :param part_bytes: how much of a table, by its size on disk, goes into one object. A part
         for each job is in memory, compressed.
+    :param small_table_bytes: tables that are no larger on disk are left to pg_dump, as long as they
+        are not too much together: a session of their own would cost more than it gains.
     :param compress_level: gzip's level; 1 costs a third of the time of 6 for a tenth more bytes.
     :param accept_new_source: take another server or database under a name that is known.
     :param grace_s: how long after its partition's end a snapshot still counts as that
@@ -48,6 +50,7 @@ class BackupSettings:
     timeout_s: float | None = DAY_S
     compare: Comparison = "contents"
     part_bytes: int = PART_BYTES
+    small_table_bytes: int = SMALL_TABLE_BYTES
     compress_level: int = 1
     accept_new_source: bool = False
     grace_s: float = 0
@@ -65,11 +68,7 @@ def check_settings(name: str, settings: BackupSettings) -> None:
         (settings.jobs < 1, "setting jobs: 1 or more"),
         (settings.attempts < 1, "setting attempts: 1 or more"),
         (not 1 <= settings.compress_level <= 9, "setting compress_level: 1 to 9"),
+        (settings.part_bytes < 1, "setting part_bytes: 64 MB is a good size"),
     ):
         if wrong:
             raise ConfigurationError("a setting is out of its range", hint=f"correct {allowed}")
-    if settings.part_bytes < SMALLEST_PART_BYTES:
-        raise ConfigurationError(
-            f"a part can't be smaller than {SMALLEST_PART_BYTES:,} bytes",
-            hint="64 MB is a good size; memory holds a part for each job",
-        )

@@ -23,6 +23,7 @@ SETTINGS = {
     "lock_timeout_s": "--lock-timeout",
     "name": "--name",
     "owners=False": "--no-owners",
+    "part_bytes": "--part-size",
     "replace": "--replace",
     "roles=False": "--no-roles",
     "timeout_s": "--timeout",
@@ -73,6 +74,9 @@ jobs_option = click.option(
 )
 
 
+_SMALLEST_PART_BYTES = 1 << 20
+
+
 class _Bytes(click.ParamType):  # type: ignore[type-arg]
     """A number of bytes with a unit: 64MB, 64MiB, 67108864."""
 
@@ -90,7 +94,10 @@ class _Bytes(click.ParamType):  # type: ignore[type-arg]
         found = re.fullmatch(r"([0-9]+) ?([a-z]*)", str(value).strip().lower())
         if not found or found[2] not in units:
             self.fail(f"{value!r} is no size; 64MB is one", param, ctx)
-        return int(found[1]) * units[found[2]]
+        size = int(found[1]) * units[found[2]]
+        if size < _SMALLEST_PART_BYTES:
+            self.fail(f"{value!r} is too small: 1MiB is the smallest part", param, ctx)
+        return size
 
 
 compare_option = click.option(

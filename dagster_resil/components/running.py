@@ -21,6 +21,7 @@ SETTINGS = {
     "lock_timeout_s": "lock_timeout_seconds",
     "name": "name",
     "owners=False": "owners: false",
+    "part_bytes": "part_mb",
     "replace": "replace",
     "roles=False": "roles: false",
     "timeout_s": "time_limit_seconds",

@@ -29,7 +29,7 @@ from dagster_resil.records.verdict import Verdict, worst
 from dagster_resil.restore.guard import check_target
 from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.base import Vault
-from dagster_resil.verify.archive import Archive
+from dagster_resil.verify.archive import STREAMED_BYTES, Archive
 from dagster_resil.verify.checks import Circumstance, judge, kind_of
 from dagster_resil.verify.compare import to_records
 from dagster_resil.verify.loading import (
@@ -55,6 +55,7 @@ class RestoreSettings:
         settings and grants.
     :param owners: restore owners and grants; a login that is no superuser may have to do without.
     :param replace: the name of a target database that is not empty, typed again.
+    :param streamed_bytes: as in :class:`~dagster_resil.verify.prove.VerifySettings`.
     """
 
     jobs: int = 2
@@ -63,6 +64,7 @@ class RestoreSettings:
     replace: str | None = None
     timeout_s: float | None = DAY_S
     work_dir: Path | None = None
+    streamed_bytes: int = STREAMED_BYTES
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,9 @@ def _fetched(
 
     :param scratch_too: the room that a scratch server needs beside it, in bytes.
     """
-    archive = Archive(backups, manifest, space.path / "backup")
+    archive = Archive(
+        backups, manifest, space.path / "backup", streamed_bytes=settings.streamed_bytes
+    )
     need_room(space.path, archive.local_bytes + scratch_too, f"to restore {manifest.backup_id}")
     intact = archive.fetch(jobs=settings.jobs, progress=progress)
     if not intact or settings.replace is not None:

@@ -38,7 +38,7 @@ from dagster_resil.verify.compare import DETAILS_SHOWN
 log = logging.getLogger(__name__)
 
 STREAMED_BYTES = 1 << 20
-"""A table of which the backup has less is left to pg_restore, by way of the local folder."""
+"""By default a table of which the backup has less is left to pg_restore, by way of the folder."""
 _OTHER_CONTENTS = "has other contents than its checksums say"
 _OTHER_THAN_TOLD = "arrived with other contents than the vault says it has"
 _PART = re.compile(r"(archive/(?P<file>.+?))\.gz(\.[0-9]{4,})?")
@@ -57,13 +57,22 @@ class Archive:
     """The objects of one backup, while it is being restored.
 
     :param folder: where the objects go that are copied first.
+    :param streamed_bytes: a table of which the backup has as much goes straight into the database.
     :ivar extension_versions: in which versions extensions are restored, where not in the server's
         default.
     """
 
-    def __init__(self, backups: Backups, manifest: Manifest, folder: Path) -> None:
+    def __init__(
+        self,
+        backups: Backups,
+        manifest: Manifest,
+        folder: Path,
+        *,
+        streamed_bytes: int = STREAMED_BYTES,
+    ) -> None:
         self._backups = backups
         self._manifest = manifest
+        self._streamed_bytes = streamed_bytes
         self.folder = folder
         self._objects = {item.name: item for item in manifest.objects}
         self._lock = threading.Lock()
@@ -89,7 +98,7 @@ class Archive:
         """
         parts = [self._objects[name] for name in table.parts if name in self._objects]
         size = sum(part.size for part in parts)
-        if len(parts) != len(table.parts) or (len(parts) < 2 and size < STREAMED_BYTES):
+        if len(parts) != len(table.parts) or (len(parts) < 2 and size < self._streamed_bytes):
             return None
         files = {found["file"] for name in table.parts if (found := _PART.fullmatch(name))}
         return _Streamed(table, files.pop(), tuple(parts)) if len(files) == 1 else None

@@ -36,7 +36,7 @@ from dagster_resil.records.receipt import Check, Receipt
 from dagster_resil.records.verdict import Verdict, worst
 from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.base import Vault
-from dagster_resil.verify.archive import Archive
+from dagster_resil.verify.archive import STREAMED_BYTES, Archive
 from dagster_resil.verify.checks import judge, kind_of, names
 from dagster_resil.verify.compare import (
     to_records,
@@ -73,11 +73,14 @@ class VerifySettings:
     :param jobs: connections that restore, and that compare.
     :param timeout_s: the longest that the restore may take; None for no limit.
     :param work_dir: where the scratch server is; it needs room for the archive and the database.
+    :param streamed_bytes: a table of which the backup has as much goes from the vault straight into
+        the scratch server, a smaller one by way of ``work_dir``.
     """
 
     jobs: int = 2
     timeout_s: float | None = DAY_S
     work_dir: Path | None = None
+    streamed_bytes: int = STREAMED_BYTES
 
 
 class _Findings:
@@ -189,7 +192,9 @@ def _prove(
     findings: _Findings,
     progress: Progress,
 ) -> None:
-    archive = Archive(backups, manifest, space.path / "backup")
+    archive = Archive(
+        backups, manifest, space.path / "backup", streamed_bytes=settings.streamed_bytes
+    )
     try:
         need_room(
             space.path,

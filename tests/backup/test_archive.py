@@ -27,9 +27,7 @@ ROWS_FILE = re.compile(r"archive/[0-9]+\.dat\.gz$")
 
 
 @pytest.fixture(autouse=True)
-def _small_tables_by_pg_dump(small_parts: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dagster_resil.backup.parts.SMALL_TABLE_BYTES", 1 << 20)
-    monkeypatch.setattr("dagster_resil.verify.archive.STREAMED_BYTES", 1 << 20)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dagster_resil.backup.archive.PAUSES_S", (0.01, 0.02, 0.03))
 
 

@@ -12,20 +12,18 @@ from pathlib import Path
 import pytest
 from psycopg import sql
 
-from dagster_resil.backup.settings import BackupSettings, Comparison
-from dagster_resil.backup.take import take_backup
+from dagster_resil.backup.settings import Comparison
 from dagster_resil.demo.damage import LocalBackup, change_one_value
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.errors import BackupFailed
 from dagster_resil.postgres import archive
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.records.verdict import Verdict
-from dagster_resil.restore import restore_backup
 from dagster_resil.vault.base import Vault
 from dagster_resil.vault.layout import manifest_name
-from dagster_resil.verify.prove import verify_backup
 from tests.command import resil
 from tests.conftest import Source, majors, owner_session, run_server, stock
+from tests.taking import in_parts, restore_backup, take_backup, verify_backup
 from tests.verify.test_oddities import assert_passes
 
 ASCII = "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"
@@ -102,7 +100,7 @@ def test_a_database_without_an_encoding(
 ) -> None:
     database = one.create(options=ASCII)
     execute(database, *everywhere(NAMES[which]))
-    manifest = take_backup(database, vault, name="app", settings=BackupSettings(compare=compare))
+    manifest = take_backup(database, vault, name="app", settings=in_parts(compare=compare))
     assert manifest.source.client_encoding == "LATIN1"
     assert manifest.rows == 351
     receipt = verify_backup(vault, manifest)

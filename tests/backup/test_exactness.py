@@ -16,9 +16,7 @@ from pathlib import Path
 import pytest
 
 from dagster_resil.backup.expectations import ExpectationReader
-from dagster_resil.backup.settings import BackupSettings
 from dagster_resil.backup.snapshot import hold_snapshot
-from dagster_resil.backup.take import take_backup
 from dagster_resil.errors import BackupFailed, LockTimeout, NoVault, ResilError, SnapshotLost
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.inventory import read_sequences
@@ -29,8 +27,8 @@ from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.base import Vault
 from dagster_resil.vault.listing import Entry
-from dagster_resil.verify.prove import verify_backup
 from tests.conftest import Source, majors, owner_session, run_server
+from tests.taking import in_parts, take_backup, verify_backup
 
 ROWS = """
 CREATE TABLE account (id int PRIMARY KEY, amount int NOT NULL, note text);
@@ -165,7 +163,7 @@ def test_a_schema_that_never_rests_fails_clearly(one_source: Source, vault: Vaul
             endpoint,
             vault,
             name="raced",
-            settings=BackupSettings(attempts=2),
+            settings=in_parts(attempts=2),
             between=lambda: one_source.execute(endpoint, "TRUNCATE account"),
         )
     assert "attempts" in error.value.hint
@@ -361,7 +359,7 @@ def test_sigkill_of_the_worker_leaves_no_listed_half(
         if "taken" in said:
             assert len(listed.backups) == 1
 
-    settings = BackupSettings(work_dir=work_dir)
+    settings = in_parts(work_dir=work_dir)
     manifest = take_backup(endpoint, vault, name="killed", settings=settings)
     assert manifest.rows == 60000
     sweep(work_dir)

@@ -22,17 +22,16 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from dagster_resil.backup.settings import BackupSettings
-from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.scratch import sweep
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.local import LocalVault
-from dagster_resil.verify.prove import VerifySettings, verify_backup
+from dagster_resil.verify.prove import VerifySettings
 from tests.backup.test_exactness import assert_nothing_is_left
 from tests.conftest import Source, majors, run_server, stock
+from tests.taking import in_parts, take_backup, verify_backup
 
 TRIALS = int(os.environ.get("RESIL_TRIALS", "200"))
 FIRST_SEED = int(os.environ.get("RESIL_SEED", "1000"))
@@ -57,14 +56,12 @@ END LOOP; END $$;
 
 WORKER = f"""
 import os, sys
-from dagster_resil.backup import parts, settings, take
+from dagster_resil.backup import settings, take
 from dagster_resil.errors import ResilError, VaultError
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.vault.local import LocalVault
-from dagster_resil.verify import archive, prove
+from dagster_resil.verify import prove
 from pathlib import Path
-parts.SMALL_TABLE_BYTES, archive.STREAMED_BYTES = 100_000, 0
-settings.SMALLEST_PART_BYTES = 1
 
 class Vault(LocalVault):
     calls = 0
@@ -95,13 +92,13 @@ vault = Vault(Path(sys.argv[1]))
 print("ready", flush=True)
 try:
     manifest = take.take_backup(Endpoint.parse(os.environ["SOURCE_URL"]), vault, name="killed",
-        settings=settings.BackupSettings(part_bytes={PART_BYTES}))
+        settings=settings.BackupSettings(part_bytes={PART_BYTES}, small_table_bytes=100_000))
 except ResilError as error:
     print("not taken", error.exit_code, error.message.replace("\\n", " "), flush=True)
     sys.exit(0)
 print("taken", manifest.backup_id, flush=True)
 try:
-    receipt = prove.verify_backup(vault, manifest)
+    receipt = prove.verify_backup(vault, manifest, settings=prove.VerifySettings(streamed_bytes=0))
 except VaultError as error:
     print("no receipt", error.message, flush=True)
     sys.exit(0)
@@ -374,7 +371,7 @@ def _run(seed: int, own: Own, tmp_path: Path) -> str:
                 assert proof.verdict is not Verdict.FAIL, proof.checks
         if fails != "full":
             again = take_backup(
-                own.endpoint, vault, name="killed", settings=BackupSettings(work_dir=work_dir)
+                own.endpoint, vault, name="killed", settings=in_parts(work_dir=work_dir)
             )
             assert again.rows == ALL_ROWS
             assert Backups(vault).latest("killed").backup_id == again.backup_id

@@ -11,16 +11,15 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from dagster_resil.backup.settings import BackupSettings
-from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.errors import LockTimeout
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.vault.base import Vault
 from tests.command import resil
 from tests.conftest import Source, majors, owner_session, run_server, stock
+from tests.taking import in_parts, take_backup
 
-SHORT = BackupSettings(lock_timeout_s=1)
+SHORT = in_parts(lock_timeout_s=1)
 
 
 @pytest.fixture(scope="module", params=[majors()[0], majors()[-1]], ids=lambda major: f"pg{major}")
@@ -89,7 +88,7 @@ def test_a_session_is_named(database: Endpoint, vault: Vault, name: str) -> None
             take_backup(database, vault, name="app", settings=SHORT)
         pid = session.info.backend_pid
     assert stopped.value.message.count(f"process {pid} (a migration) has locked public.{name}") == 1
-    assert "--lock-timeout" in stopped.value.hint
+    assert "setting lock_timeout_s" in stopped.value.hint
 
 
 def test_a_prepared_transaction_that_was_there_before_a_restart_is_named(vault: Vault) -> None:
@@ -129,7 +128,7 @@ def test_who_waits_for_the_lock_is_named(database: Endpoint, vault: Vault) -> No
 def test_locks_that_end_in_time_are_waited_for(database: Endpoint, vault: Vault) -> None:
     with locked(database, LOCKS["v"]) as session:
         threading.Timer(2, session.rollback).start()
-        take_backup(database, vault, name="app", settings=BackupSettings(lock_timeout_s=30))
+        take_backup(database, vault, name="app", settings=in_parts(lock_timeout_s=30))
 
 
 def test_the_command_ends_with_4(database: Endpoint, vault: Vault) -> None:

@@ -11,15 +11,13 @@ from psycopg import sql
 
 from dagster_resil.backup import parts, snapshot
 from dagster_resil.backup.parts import Part, cut, to_read_in_parts
-from dagster_resil.backup.settings import BackupSettings
-from dagster_resil.backup.take import take_backup
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.tables import Relation, list_tables
 from dagster_resil.records.manifest import Manifest, Table
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.base import Vault
-from dagster_resil.verify.prove import verify_backup
 from tests.conftest import Source, owner_session
+from tests.taking import in_parts, take_backup, verify_backup
 
 PART_BYTES = 1 << 15
 
@@ -99,10 +97,9 @@ def test_what_has_no_ranges_is_read_whole(table: Relation, server_version: int) 
 
 
 def test_what_is_left_to_pg_dump_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "SMALL_TABLE_BYTES", 1000)
     monkeypatch.setattr(parts, "LEFT_BYTES", 5000)
     tables = [a_table(pages=0, bytes=n * 100, oid=n) for n in range(1, 20)]
-    chosen = to_read_in_parts(tables)
+    chosen = to_read_in_parts(tables, small_bytes=1000)
     left = [table for table in tables if table not in chosen]
     assert sum(table.bytes for table in left) <= 5000
     assert all(table.bytes <= 1000 for table in left)
@@ -114,14 +111,15 @@ def test_what_is_left_to_pg_dump_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     [{"readable": False}, {"extension": "e"}, {"stored": ()}, {"moves_within": ("public", "p")}],
 )
 def test_what_only_pg_dump_can_read_is_left_to_it(only_pg_dump_can: dict[str, object]) -> None:
-    assert to_read_in_parts([replace(a_table(pages=10**6), **only_pg_dump_can)]) == []  # type: ignore[arg-type]
+    table = replace(a_table(pages=10**6), **only_pg_dump_can)  # type: ignore[arg-type]
+    assert to_read_in_parts([table], small_bytes=0) == []
 
 
 # --- real tables -------------------------------------------------------------------------------
 
 
 def taken(endpoint: Endpoint, vault: Vault) -> Manifest:
-    return take_backup(endpoint, vault, name="odd", settings=BackupSettings(part_bytes=PART_BYTES))
+    return take_backup(endpoint, vault, name="odd", settings=in_parts(part_bytes=PART_BYTES))
 
 
 def assert_passes(vault: Vault, manifest: Manifest) -> None:
@@ -133,7 +131,7 @@ def table_of(manifest: Manifest, name: str) -> Table:
     return next(table for table in manifest.tables if table.name == name)
 
 
-def in_parts(manifest: Manifest, name: str) -> int:
+def parts_of(manifest: Manifest, name: str) -> int:
     return sum(".dat.gz." in part for part in table_of(manifest, name).parts)
 
 
@@ -159,7 +157,7 @@ def test_rows_beyond_the_pages_that_were_seen_are_read(
     manifest = taken(endpoint, vault)
 
     assert manifest.rows == 4000
-    assert in_parts(manifest, "t") == (0 if seen == "one page" else pytest.approx(63, abs=5))
+    assert parts_of(manifest, "t") == (0 if seen == "one page" else pytest.approx(63, abs=5))
     assert_passes(vault, manifest)
 
 
@@ -258,7 +256,7 @@ def test_every_row_of_odd_tables_is_in_one_part(source: Source, vault: Vault) ->
                 # It is not a heap, by its name; or a range of pages would cost a scan of them all.
                 assert found.parts == (f"archive/table_{table.oid}.dat.gz",)
             else:
-                assert in_parts(manifest, table.name) > 1, table.name
+                assert parts_of(manifest, table.name) > 1, table.name
     assert TABLES.keys() < {table.name for table in manifest.tables}
     assert_passes(vault, manifest)
 
@@ -276,7 +274,7 @@ def test_bytes_that_are_no_utf8_come_back(one_source: Source, vault: Vault, enco
             "INSERT INTO t SELECT n, repeat(raw('\\xa4a2'), 1 + n % 50) FROM generate_series(1, 3000) n"
         )
     manifest = taken(endpoint, vault)
-    assert in_parts(manifest, "t") > 2
+    assert parts_of(manifest, "t") > 2
     assert_passes(vault, manifest)
 
 

@@ -14,18 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.errors import PoolerBetween
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.server import dies_with_us, hand_over, server_user
 from dagster_resil.records.verdict import Verdict
-from dagster_resil.restore import restore_backup
 from dagster_resil.vault.base import Vault
-from dagster_resil.verify.prove import verify_backup
 from dagster_resil.workspace import Workspace
 from tests.command import resil
 from tests.conftest import Source, owner_session
+from tests.taking import restore_backup, take_backup, verify_backup
 
 PROGRAM = shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 

@@ -17,14 +17,12 @@ from dagster_resil.backup import copying
 from dagster_resil.backup.copying import CopySession
 from dagster_resil.backup.parts import Part
 from dagster_resil.backup.reader import END_OF_DATA, TableReader, compressed
-from dagster_resil.backup.settings import BackupSettings
-from dagster_resil.backup.take import take_backup
 from dagster_resil.errors import BackupFailed, VaultError
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.records.verdict import Verdict
-from dagster_resil.verify.prove import verify_backup
 from tests.backup.test_exactness import assert_nothing_is_left, listed
 from tests.conftest import Source
+from tests.taking import in_parts, take_backup, verify_backup
 from tests.vault.failing import FailingVault
 
 PART = re.compile(r"/archive/table_[0-9]+\.dat\.gz\.[0-9]{4}$")
@@ -78,7 +76,7 @@ class Failures:
 
 def take(endpoint: Endpoint, vault: FailingVault, **settings: Any) -> Any:
     return take_backup(
-        endpoint, vault, name="noise", settings=BackupSettings(part_bytes=PART_BYTES, **settings)
+        endpoint, vault, name="noise", settings=in_parts(part_bytes=PART_BYTES, **settings)
     )
 
 

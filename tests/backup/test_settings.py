@@ -9,17 +9,14 @@ from dataclasses import replace
 import pytest
 from psycopg import sql
 
-from dagster_resil.backup.settings import BackupSettings
-from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.errors import PermissionMissing
 from dagster_resil.postgres.catalogues import money_settings
 from dagster_resil.postgres.connection import Connection, Endpoint
-from dagster_resil.restore import restore_backup
 from dagster_resil.vault.base import Vault
-from dagster_resil.verify.prove import verify_backup
 from tests.command import resil
 from tests.conftest import Source, majors, owner_session, run_server, stock
+from tests.taking import in_parts, restore_backup, take_backup, verify_backup
 from tests.verify.test_oddities import assert_passes
 
 # What prints otherwise, or means something else, under one of the settings.
@@ -151,7 +148,7 @@ def test_all_of_them_change_nothing(
         database,
         vault,
         name="app",
-        settings=BackupSettings(compare=compare),  # type: ignore[arg-type]
+        settings=in_parts(compare=compare),
     )
     assert_passes(verify_backup(vault, manifest))
     target = own_source.create()

@@ -11,12 +11,11 @@ from click.testing import CliRunner
 
 from dagster_resil.backup import snapshot
 from dagster_resil.backup.snapshot import hold_snapshot
-from dagster_resil.backup.take import take_backup
 from dagster_resil.cli import cli
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.vault import open_vault
-from dagster_resil.verify.prove import verify_backup
 from tests.conftest import Source, owner_session
+from tests.taking import take_backup, verify_backup
 
 
 @pytest.mark.parametrize(

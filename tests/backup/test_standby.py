@@ -15,8 +15,6 @@ import pytest
 
 from dagster_resil.backup.dump import source_error
 from dagster_resil.backup.expectations import _explained
-from dagster_resil.backup.settings import BackupSettings
-from dagster_resil.backup.take import take_backup
 from dagster_resil.errors import BackupFailed
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.server import Server, hand_over, reachable_programs, server_user
@@ -24,10 +22,10 @@ from dagster_resil.process import run
 from dagster_resil.records.manifest import Partition
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.base import Vault
-from dagster_resil.verify.prove import verify_backup
 from dagster_resil.workspace import Workspace
 from tests.backup.test_exactness import assert_nothing_is_left, listed
 from tests.conftest import Source, majors, run_server, stock
+from tests.taking import in_parts, take_backup, verify_backup
 
 ROWS = """
 CREATE TABLE account (id int PRIMARY KEY, note text);
@@ -188,7 +186,7 @@ def test_a_conflict_with_recovery_fails_the_backup(
     monkeypatch.setattr(where, after_the_conflict)
 
     with pytest.raises(BackupFailed) as error:
-        take_backup(replica, vault, name="replica", settings=BackupSettings(part_bytes=1 << 18))
+        take_backup(replica, vault, name="replica", settings=in_parts(part_bytes=1 << 18))
 
     assert came.is_set()
     assert "hot_standby_feedback" in error.value.hint, error.value

@@ -43,6 +43,7 @@ class CloudProject:
             name="app",
             vault=config.pop("vault", None) or VaultPlace(url=self.vault.as_uri()),
             compare=config.pop("compare", "contents"),
+            lock_timeout_seconds=config.pop("lock_timeout_seconds", 60),
             start=f"{datetime.now(UTC) - timedelta(days=30):%Y-%m-%d}",
             cloud_sql=CloudSqlDatabase(
                 **{

@@ -22,7 +22,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,12 +29,11 @@ from urllib.parse import quote
 import dagster as dg
 import pytest
 
-from dagster_resil.backup.settings import BackupSettings
 from dagster_resil.cloudsql import ownership
 from dagster_resil.cloudsql.client import CloudSql as Client
 from dagster_resil.cloudsql.client import CloudSqlSettings
 from dagster_resil.cloudsql.temporary import temporary_clone
-from dagster_resil.components import event_log, protected_database
+from dagster_resil.components import event_log
 from dagster_resil.components.cloud_sql import Accounts, Export, PointInTime
 from dagster_resil.components.failure_alerts import build_alert_sensor
 from dagster_resil.components.protected_database import CloudStorage, VaultPlace
@@ -806,7 +804,9 @@ def test_no_secret_is_told(
 # -- what is done to the database meanwhile
 
 
-def during_export(project: CloudProject, work: Callable[[], None]) -> dg.ExecuteInProcessResult:
+def during_export(
+    project: CloudProject, work: Callable[[], None], **config: Any
+) -> dg.ExecuteInProcessResult:
     """Do something after the snapshot and before the export has read anything."""
     allow_landing(project, SOURCE)
     cloud = project.sql.cloud
@@ -817,23 +817,20 @@ def during_export(project: CloudProject, work: Callable[[], None]) -> dg.Execute
         work()
 
     with meanwhile(wait_and_work):
-        return project.materialize(**live(project))
+        return project.materialize(**live(project, **config))
 
 
-def test_a_table_is_truncated_while_it_is_exported(
-    project: CloudProject, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_table_is_truncated_while_it_is_exported(project: CloudProject) -> None:
     """It has to wait for us, the export would have to wait for it, and we for the export.
 
     So do our own dump of the definitions, and the sessions that count: whichever has waited for
     too long first says so.
     """
-    monkeypatch.setattr(
-        protected_database, "BackupSettings", partial(BackupSettings, lock_timeout_s=0.5)
-    )
     begun = time.monotonic()
     result = during_export(
-        project, lambda: project.sql.execute(SOURCE, "TRUNCATE item", database=project.database)
+        project,
+        lambda: project.sql.execute(SOURCE, "TRUNCATE item", database=project.database),
+        lock_timeout_seconds=0.5,
     )
     said = refused(project, result, project.database, "public.item", "TRUNCATE")
     assert re.search("waited for (0.5 s|too long) to lock|could not be locked to count", said)

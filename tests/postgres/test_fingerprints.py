@@ -10,15 +10,14 @@ import pytest
 from psycopg import sql
 
 from dagster_resil.backup import reading
-from dagster_resil.backup.take import take_backup
 from dagster_resil.postgres.connection import Connection
 from dagster_resil.postgres.fingerprints import DIRECT, PACKED, UNSEEN, default_form, read_contents
 from dagster_resil.postgres.session import settle
 from dagster_resil.postgres.tables import list_tables
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault import open_vault
-from dagster_resil.verify.prove import verify_backup
 from tests.conftest import Source, owner_session
+from tests.taking import take_backup, verify_backup
 from tests.values import VALUES, values_of
 
 

@@ -23,7 +23,6 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from dagster_resil.backup.take import take_backup
 from dagster_resil.postgres import scratch as scratch_module
 from dagster_resil.postgres import server as server_module
 from dagster_resil.postgres import walls
@@ -35,9 +34,9 @@ from dagster_resil.records.manifest import Collation
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.restore import RestoreSettings, restore_to_scratch
 from dagster_resil.vault.base import Vault
-from dagster_resil.verify.prove import verify_backup
 from dagster_resil.workspace import Workspace
 from tests.conftest import Source, long_majors, majors, owner_session, server_of
+from tests.taking import take_backup, verify_backup
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux has such walls: UNTESTED here"

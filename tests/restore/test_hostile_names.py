@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from psycopg import sql
 
-from dagster_resil.backup.take import take_backup
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.inventory import take_inventory
 from dagster_resil.postgres.quoting import escaped, quoted_value
@@ -21,11 +20,10 @@ from dagster_resil.process import run
 from dagster_resil.records.inventory import Item
 from dagster_resil.records.manifest import Manifest
 from dagster_resil.records.verdict import Verdict
-from dagster_resil.restore import restore_backup
 from dagster_resil.vault.local import LocalVault
-from dagster_resil.verify.prove import verify_backup
 from tests.conftest import Source, run_server, stock
 from tests.restore.test_restore import sh
+from tests.taking import restore_backup, take_backup, verify_backup
 
 CONTROL = [*map(chr, range(1, 32)), "\x7f"]
 PIECES = [

@@ -14,7 +14,6 @@ import psycopg
 import pytest
 
 from dagster_resil.backup.globals import read_globals
-from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.databases import load
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.errors import ConfigurationError, NoServer, NoSpace, TargetRefused
@@ -26,11 +25,12 @@ from dagster_resil.postgres.session import settle
 from dagster_resil.postgres.tables import list_tables
 from dagster_resil.process import run
 from dagster_resil.records.verdict import Verdict
-from dagster_resil.restore import RestoreSettings, restore_backup
+from dagster_resil.restore import RestoreSettings
 from dagster_resil.vault.base import Vault
 from dagster_resil.vault.local import LocalVault
 from tests.conftest import Source, majors, run_server
 from tests.localcloud.cloud import Cloud
+from tests.taking import restore_backup, take_backup
 
 
 def fingerprints(endpoint: Endpoint) -> dict[str, tuple[int, str | None]]:

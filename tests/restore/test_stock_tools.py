@@ -10,8 +10,6 @@ from typing import Literal
 
 import pytest
 
-from dagster_resil.backup.settings import BackupSettings
-from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.damage import LocalBackup
 from dagster_resil.demo.databases import load
 from dagster_resil.postgres.connection import Endpoint
@@ -23,9 +21,9 @@ from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.base import Vault
 from dagster_resil.vault.local import LocalVault
 from dagster_resil.verify.contents import read_tables
-from dagster_resil.verify.prove import verify_backup
 from tests.conftest import Source, run_server, stock
 from tests.restore.test_restore import sh
+from tests.taking import in_parts, take_backup, verify_backup
 
 MAJORS = (15, 16, 17, 18)
 PART_BYTES = 1 << 14
@@ -76,9 +74,7 @@ def expected(manifest: Manifest) -> dict[tuple[str, str], tuple[int, str | None]
 
 def taken(endpoint: Endpoint, vault: Vault) -> LocalBackup:
     assert isinstance(vault, LocalVault)
-    manifest = take_backup(
-        endpoint, vault, name="app", settings=BackupSettings(part_bytes=PART_BYTES)
-    )
+    manifest = take_backup(endpoint, vault, name="app", settings=in_parts(part_bytes=PART_BYTES))
     return LocalBackup(vault.path, manifest)
 
 

@@ -542,7 +542,7 @@ def test_several_databases_need_a_name(backups: Backups, vault: Vault) -> None:
     for text in ("latest", "latest-proved"):
         with pytest.raises(ConfigurationError, match="billing, shop") as error:
             backups.resolve(text, None)
-        assert "--name" in error.value.hint
+        assert "setting name" in error.value.hint
     assert backups.resolve("latest", "billing") == billing
     assert backups.resolve(shop.backup_id, None) == shop
     with pytest.raises(ConfigurationError, match="is of shop, not of billing"):

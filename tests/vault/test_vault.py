@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from dagster_resil.backup.take import take_backup
 from dagster_resil.errors import (
     ConfigurationError,
     ManifestDamaged,
@@ -39,6 +38,7 @@ from dagster_resil.vault.layout import new_backup_id
 from dagster_resil.vault.local import LocalVault
 from dagster_resil.vault.schema import FILES, schema_text
 from tests.conftest import Source
+from tests.taking import take_backup
 from tests.vault.kinds import raw
 
 

@@ -19,8 +19,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from dagster_resil.backup.settings import BackupSettings, Comparison
-from dagster_resil.backup.take import take_backup
+from dagster_resil.backup.settings import Comparison
 from dagster_resil.demo.damage import LocalBackup
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.fingerprints import FingerprintForm, default_form, read_contents
@@ -28,9 +27,9 @@ from dagster_resil.postgres.session import settle
 from dagster_resil.postgres.tables import list_tables
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault import open_vault
-from dagster_resil.verify.prove import verify_backup
 from tests.conftest import Source, owner_session
 from tests.graft import graft
+from tests.taking import in_parts, take_backup, verify_backup
 from tests.values import MADE, NO_INPUT, OF_EXTENSIONS, values_of
 
 SEED = int(os.environ.get("RESIL_TEST_SEED") or random.SystemRandom().getrandbits(32))
@@ -276,7 +275,7 @@ def test_the_tables_of_an_archive_that_were_changed_are_named(
 
 
 def taken(endpoint: Endpoint, vault: Path, compare: Comparison) -> LocalBackup:
-    settings = BackupSettings(compare=compare, accept_new_source=True)
+    settings = in_parts(compare=compare, accept_new_source=True)
     manifest = take_backup(endpoint, open_vault(vault.as_uri()), name="app", settings=settings)
     return LocalBackup(vault, manifest)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from dagster_resil.backup.adjustments import read_adjustments
-from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.damage import LocalBackup
 from dagster_resil.postgres.catalogues import Catalogues, compare_catalogues, read_catalogues
 from dagster_resil.postgres.connection import Connection, Endpoint
@@ -18,8 +17,8 @@ from dagster_resil.records.inventory import Inventory, Item
 from dagster_resil.records.receipt import Receipt
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault import open_vault
-from dagster_resil.verify.prove import verify_backup
 from tests.conftest import Source, run_server
+from tests.taking import take_backup, verify_backup
 
 
 def taken(endpoint: Endpoint, folder: Path) -> LocalBackup:

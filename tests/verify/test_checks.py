@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import dagster_resil
-from dagster_resil.backup.take import take_backup
 from dagster_resil.records.receipt import Check
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.base import Vault
@@ -16,9 +15,9 @@ from dagster_resil.vault.layout import folder
 from dagster_resil.vault.local import LocalVault
 from dagster_resil.verify import checks
 from dagster_resil.verify.checks import CheckKind, kind_of
-from dagster_resil.verify.prove import verify_backup
 from dagster_resil.verify.restored import Comparison
 from tests.conftest import Source
+from tests.taking import take_backup, verify_backup
 
 README = Path(dagster_resil.__file__).parent.parent / "README.md"
 

@@ -13,7 +13,6 @@ import pytest
 from click.testing import CliRunner
 from google.cloud import storage
 
-from dagster_resil.backup.take import take_backup
 from dagster_resil.cli import cli
 from dagster_resil.demo.damage import CloudBackup, change_one_value, flip_one_byte
 from dagster_resil.errors import (
@@ -27,13 +26,13 @@ from dagster_resil.errors import (
 from dagster_resil.records.manifest import Manifest, StoredObject
 from dagster_resil.records.receipt import Receipt
 from dagster_resil.records.verdict import Verdict
-from dagster_resil.restore import restore_backup
 from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.gcs import GcsVault
 from dagster_resil.vault.layout import folder, manifest_name
-from dagster_resil.verify.prove import verify_backup
+from dagster_resil.verify.prove import VerifySettings, verify_backup
 from tests.conftest import Source
 from tests.localcloud.cloud import QUICK, Cloud
+from tests.taking import restore_backup, take_backup
 
 SCHEMA = """
 CREATE TABLE parent (id int PRIMARY KEY, note text);
@@ -61,8 +60,12 @@ class Kept:
     def blob(self, name: str) -> storage.Blob:
         return self.bucket.blob(self.vault.prefix + name)
 
-    def verify(self) -> Receipt:
-        return verify_backup(self.vault, Backups(self.vault).load(self.manifest.backup_id))
+    def verify(self, *, streamed_bytes: int = 0) -> Receipt:
+        return verify_backup(
+            self.vault,
+            Backups(self.vault).load(self.manifest.backup_id),
+            settings=VerifySettings(streamed_bytes=streamed_bytes),
+        )
 
 
 @pytest.fixture
@@ -273,7 +276,7 @@ OTHER_THAN_TOLD = "arrived with other contents than the vault says it has"
 
 
 def test_no_bad_answer_makes_a_good_backup_fail(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
+    kept: Kept,
 ) -> None:
     part = kept.backup.table("public", "child").parts[0]
     # At byte 0 neither JSON nor gzip is what it should be; further on gzip notices at its end.
@@ -297,11 +300,10 @@ def test_no_bad_answer_makes_a_good_backup_fail(
         if receipt.verdict is not Verdict.PASS:
             assert f"{OTHER_THAN_TOLD} while it was restored: try again" in summary
             assert (skip, ".dat.gz" in name) == (1, True), (name, skip)
-    monkeypatch.setattr("dagster_resil.verify.archive.STREAMED_BYTES", 1 << 30)
     with kept.cloud.failing(
         "corrupt", method="storage.objects.get", object="*.dat.gz", at_byte=900, times=1
     ):
-        assert kept.verify().verdict is Verdict.PASS
+        assert kept.verify(streamed_bytes=1 << 30).verdict is Verdict.PASS
 
 
 def test_an_object_that_arrives_damaged_twice_is_no_proof(kept: Kept) -> None:

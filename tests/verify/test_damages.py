@@ -10,15 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from dagster_resil.backup.settings import BackupSettings
-from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.damage import LocalBackup, change_one_value, flip_one_byte
 from dagster_resil.records.receipt import Receipt
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault import open_vault
-from dagster_resil.verify.prove import verify_backup
 from tests.conftest import Source
 from tests.graft import copy_of, graft
+from tests.taking import in_parts, take_backup, verify_backup
 
 SCHEMA = """
 CREATE TABLE parent (id int PRIMARY KEY, note text);
@@ -167,7 +165,7 @@ def test_archive_of_another_state_fails(good: Good, kind: str, tmp_path: Path) -
         endpoint,
         open_vault(other_vault.as_uri()),
         name="shop",
-        settings=BackupSettings(accept_new_source=True),
+        settings=in_parts(accept_new_source=True),
     )
     lie = graft(good.backup, LocalBackup(other_vault, manifest), tmp_path / "lie")
 

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from dagster_resil.backup.take import take_backup
 from dagster_resil.postgres import scratch, server
 from dagster_resil.records.expected import INVENTORY_OBJECT, Expected
 from dagster_resil.records.verdict import Verdict
-from dagster_resil.restore import restore_backup, restore_to_scratch
+from dagster_resil.restore import restore_to_scratch
 from dagster_resil.vault.base import Vault
-from dagster_resil.verify.prove import verify_backup
 from dagster_resil.workspace import Workspace
 from tests.conftest import Source, run_server, stock
+from tests.taking import restore_backup, take_backup, verify_backup
 from tests.verify.test_oddities import assert_passes, proved
 
 OLD = (

@@ -9,17 +9,15 @@ from pathlib import Path
 import pytest
 from psycopg import sql
 
-from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.damage import LocalBackup
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.inventory import compare_inventories, take_inventory
 from dagster_resil.records.inventory import Inventory, Item
 from dagster_resil.records.verdict import Verdict
-from dagster_resil.restore import restore_backup
 from dagster_resil.vault import open_vault
-from dagster_resil.verify.prove import verify_backup
 from tests.conftest import Source, run_server, stock
 from tests.graft import graft
+from tests.taking import restore_backup, take_backup, verify_backup
 from tests.verify.test_oddities import assert_passes, proved
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from dagster_resil.backup.globals import read_globals
-from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.damage import LocalBackup
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.globals_file import NotAsWritten, read_globals_file
@@ -21,13 +20,12 @@ from dagster_resil.postgres.session import settle
 from dagster_resil.records.expected import INVENTORY_OBJECT
 from dagster_resil.records.receipt import Receipt
 from dagster_resil.records.verdict import Verdict
-from dagster_resil.restore import restore_backup
 from dagster_resil.vault import open_vault
-from dagster_resil.verify.prove import verify_backup
 from tests.conftest import Source, long_majors, run_server, server_of, stock, visible
 from tests.graft import copy_of
 from tests.restore.test_hostile_names import around
 from tests.restore.test_restore import sh
+from tests.taking import restore_backup, take_backup, verify_backup
 from tests.verify.test_oddities import assert_passes
 
 OLD = Path(__file__).with_name("old_globals")

@@ -9,16 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from dagster_resil.backup.settings import BackupSettings
-from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.damage import LocalBackup
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.records.verdict import Verdict
-from dagster_resil.restore import restore_backup
 from dagster_resil.vault import open_vault
-from dagster_resil.verify.prove import verify_backup
 from dagster_resil.workspace import Workspace
 from tests.conftest import Source, run_server, stock
+from tests.taking import in_parts, restore_backup, take_backup, verify_backup
 from tests.verify.test_catalogues import assert_passes, restored_by_script, verified
 
 # German writes decimals behind a comma, Japanese writes none.
@@ -86,7 +83,7 @@ def test_it_is_equal_everywhere(
 ) -> None:
     endpoint = filled(german)
     vault = open_vault((tmp_path / "vault").as_uri())
-    manifest = take_backup(endpoint, vault, name="app", settings=BackupSettings(part_bytes=1 << 18))
+    manifest = take_backup(endpoint, vault, name="app", settings=in_parts(part_bytes=1 << 18))
     backup = LocalBackup(tmp_path / "vault", manifest)
     assert_passes(verified(backup))
     wanted = total(endpoint)

@@ -6,20 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from dagster_resil.backup.settings import BackupSettings, Comparison
-from dagster_resil.backup.take import take_backup
+from dagster_resil.backup.settings import Comparison
 from dagster_resil.demo.databases import load
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.records.receipt import Receipt
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault import open_vault
-from dagster_resil.verify.prove import verify_backup
 from tests.conftest import Source
+from tests.taking import in_parts, take_backup, verify_backup
 
 
 def proved(endpoint: Endpoint, folder: Path, compare: Comparison = "contents") -> Receipt:
     vault = open_vault((folder / "vault").as_uri())
-    manifest = take_backup(endpoint, vault, name="odd", settings=BackupSettings(compare=compare))
+    manifest = take_backup(endpoint, vault, name="odd", settings=in_parts(compare=compare))
     return verify_backup(vault, manifest)
 
 

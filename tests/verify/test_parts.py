@@ -11,17 +11,16 @@ from pathlib import Path
 import pytest
 
 from dagster_resil.backup.reader import compressed
-from dagster_resil.backup.settings import BackupSettings
-from dagster_resil.backup.take import take_backup
 from dagster_resil.demo.damage import LocalBackup
 from dagster_resil.errors import VaultError
 from dagster_resil.postgres.archive import read_contents
 from dagster_resil.records.receipt import Receipt
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault import open_vault
-from dagster_resil.verify.prove import verify_backup
+from dagster_resil.verify.prove import VerifySettings, verify_backup
 from tests.conftest import Source, majors
 from tests.graft import copy_of
+from tests.taking import in_parts, take_backup
 from tests.vault.failing import FailingVault
 
 SCHEMA = """
@@ -38,15 +37,12 @@ def good(servers: Callable[[int], Source], tmp_path_factory: pytest.TempPathFact
     endpoint = source.create()
     source.execute(endpoint, SCHEMA)
     folder = tmp_path_factory.mktemp("good") / "vault"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dagster_resil.backup.parts.SMALL_TABLE_BYTES", 0)
-        patch.setattr("dagster_resil.backup.settings.SMALLEST_PART_BYTES", 1)
-        manifest = take_backup(
-            endpoint,
-            open_vault(folder.as_uri()),
-            name="parts",
-            settings=BackupSettings(part_bytes=1 << 17),
-        )
+    manifest = take_backup(
+        endpoint,
+        open_vault(folder.as_uri()),
+        name="parts",
+        settings=in_parts(part_bytes=1 << 17),
+    )
     source.drop_all()
     backup = LocalBackup(folder, manifest)
     assert len(backup.table("public", "one").parts) > 2
@@ -182,8 +178,12 @@ DAMAGES: dict[Callable[[LocalBackup], None], str] = {
 }
 
 
-def verified(backup: LocalBackup) -> Receipt:
-    return verify_backup(open_vault(backup.vault.as_uri()), backup.reload())
+def verified(backup: LocalBackup, *, streamed_bytes: int = 0) -> Receipt:
+    return verify_backup(
+        open_vault(backup.vault.as_uri()),
+        backup.reload(),
+        settings=VerifySettings(streamed_bytes=streamed_bytes),
+    )
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
@@ -207,12 +207,9 @@ def test_an_undamaged_copy_passes(good: LocalBackup, tmp_path: Path) -> None:
     assert receipt.verdict is Verdict.PASS, receipt.checks
 
 
-def test_small_tables_in_several_parts_pass(
-    good: LocalBackup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_small_tables_in_several_parts_pass(good: LocalBackup, tmp_path: Path) -> None:
     """What compresses well may be less than what is streamed, and still lie in parts."""
-    monkeypatch.setattr("dagster_resil.verify.archive.STREAMED_BYTES", 1 << 30)
-    receipt = verified(copy_of(good, tmp_path / "copy"))
+    receipt = verified(copy_of(good, tmp_path / "copy"), streamed_bytes=1 << 30)
     assert receipt.verdict is Verdict.PASS, receipt.checks
 
 

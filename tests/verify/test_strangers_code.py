@@ -15,18 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from dagster_resil.backup.settings import BackupSettings, Comparison
-from dagster_resil.backup.take import take_backup
+from dagster_resil.backup.settings import Comparison
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.errors import TargetRefused
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.scratch import sweep
 from dagster_resil.records.verdict import Verdict
-from dagster_resil.restore import RestoreSettings, restore_backup, restore_to_scratch
+from dagster_resil.restore import RestoreSettings, restore_to_scratch
 from dagster_resil.vault.base import Vault
-from dagster_resil.verify.prove import verify_backup
 from tests.command import resil
 from tests.conftest import Source, long_majors, majors, owner_session, run_server, stock, visible
+from tests.taking import in_parts, restore_backup, take_backup, verify_backup
 from tests.verify.test_oddities import assert_passes
 
 # Functions and operators of every name and every arguments that pg_catalog has, which come first
@@ -155,9 +154,7 @@ def test_a_source_has_none_of_its_code_run(
     planted: tuple[Source, Endpoint], vault: Vault, compare: Comparison
 ) -> None:
     source, database = planted
-    manifest = take_backup(
-        database, vault, name="app", settings=BackupSettings(compare=compare, jobs=1)
-    )
+    manifest = take_backup(database, vault, name="app", settings=in_parts(compare=compare, jobs=1))
     assert manifest.rows == 52
     assert_passes(verify_backup(vault, manifest))
     if compare == "contents":
