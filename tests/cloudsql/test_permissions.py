@@ -70,7 +70,14 @@ def test_what_an_identity_may_not_do(sql: Google, account: str) -> None:
 
 
 def test_the_backup_job_exports(sql: Google, uri: str) -> None:
+    exported = operations(sql, "EXPORT", SOURCE)
     connected(sql, "backup").export(SOURCE, database="shop", uri=uri)
+    [operation] = [each for each in operations(sql, "EXPORT", SOURCE) if each not in exported]
+    assert operation["user"] == "backup@local.iam.gserviceaccount.com"
+    assert operation["status"] == "DONE"
+    bucket, _, folder = uri.removeprefix("gs://").partition("/")
+    landed = [blob.name for blob in sql.cloud.client().list_blobs(bucket, prefix=folder)]
+    assert any(name.endswith("toc.dat.gz") for name in landed), landed
 
 
 def test_the_cloner_has_a_project_for_that(sql: Google) -> None:
