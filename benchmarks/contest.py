@@ -23,7 +23,7 @@ from dagster_resil.postgres.fingerprints import FingerprintForm, read_contents
 from dagster_resil.postgres.programs import Programs
 from dagster_resil.postgres.scratch import ScratchServer, scratch_server
 from dagster_resil.postgres.server import Server, hand_over
-from dagster_resil.postgres.session import settle
+from dagster_resil.postgres.session import prepare_session
 from dagster_resil.postgres.tables import list_tables
 from dagster_resil.workspace import Workspace
 
@@ -217,7 +217,7 @@ class Contest:
 
     def _read_contents(self, form: FingerprintForm) -> Cost:
         with self.source.connect() as connection:
-            settle(connection, gentle=True)
+            prepare_session(connection, gentle=True)
             tables = list_tables(connection)
             cpu_s, begun = cpu_of_server(self.postmaster), time.monotonic()
             for table in tables:

@@ -28,7 +28,7 @@
     │   └── ReceiptLost             4   a verdict was found and could not be kept
     ├── CloudSqlError               4
     │   ├── InstanceMissing         4
-    │   └── OperationUnfinished     4   it may be under way still
+    │   └── OperationUnfinished     4   it may still be running
     └── RestoreFailed               4
 
 Exit code 1 is the verdict FAIL and nothing else; it belongs to no error.
@@ -281,7 +281,7 @@ class InstanceMissing(CloudSqlError):
 
 
 class OperationUnfinished(CloudSqlError):
-    """An operation has not ended in time, or can't be watched: it may be under way still."""
+    """An operation has not ended in time, or can't be watched: it may still be running."""
 
     code = "operation_unfinished"
 

@@ -14,7 +14,7 @@ from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.identity import database_bytes, read_identity
 from dagster_resil.postgres.programs import client_for, find_all, server_for
 from dagster_resil.postgres.scratch import scratch_bytes, scratch_server
-from dagster_resil.postgres.session import settle
+from dagster_resil.postgres.session import prepare_session
 from dagster_resil.postgres.tables import list_tables
 from dagster_resil.records.manifest import Source
 from dagster_resil.vault import open_vault
@@ -133,7 +133,7 @@ def _database(endpoint: Endpoint, work_dir: Path | None, purpose: Purpose) -> It
         if purpose == "backup":
             endpoint = as_reader(endpoint).endpoint
         with endpoint.connect(autocommit=True) as connection:
-            settle(connection, gentle=True)
+            prepare_session(connection, gentle=True)
             source = read_identity(connection)
             size_bytes = database_bytes(connection)
             yield Finding(
@@ -181,8 +181,8 @@ def _vault(url: str, purpose: Purpose) -> Iterator[Finding]:
         unfinished = [each for name in vault.folders() for each in Backups(vault).unfinished(name)]
         if unfinished:
             yield Finding(
-                f"vault {vault.url} holds what is under way, or was left by "
-                f"{len(unfinished):,} killed backups",
+                f"vault {vault.url} holds objects of {len(unfinished):,} backups that "
+                "are running, or were killed",
                 0,
                 "a backup of the same database removes what is older than two days"
                 if vault.may_discard()

@@ -2,7 +2,7 @@
 
 from dagster_resil.alerts.deliver import Batch, Delivery, Pending, deliver
 from dagster_resil.alerts.message import Alert, FailedCheck, failed_checks_alert, failed_run_alert
-from dagster_resil.alerts.progress import Position, Told
+from dagster_resil.alerts.progress import Position, Positions
 from dagster_resil.alerts.send import LOG, URLS_VARIABLE, NotSent, Place, places, send
 
 __all__ = [
@@ -16,7 +16,7 @@ __all__ = [
     "Pending",
     "Place",
     "Position",
-    "Told",
+    "Positions",
     "deliver",
     "failed_checks_alert",
     "failed_run_alert",

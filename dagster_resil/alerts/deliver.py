@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dagster_resil.alerts.message import Alert
-from dagster_resil.alerts.progress import Position, Told
+from dagster_resil.alerts.progress import Position, Positions
 from dagster_resil.alerts.send import Place, send
 from dagster_resil.errors import ResilError
 
@@ -43,13 +43,13 @@ class Delivery:
     :param failures: what kept alerts from places, one sentence a place.
     """
 
-    told: Told
+    told: Positions
     sent: int
     failures: tuple[str, ...]
 
 
 def deliver(
-    told: Told, places: Sequence[Place], read: Callable[[int], Batch], *, within_s: float
+    told: Positions, places: Sequence[Place], read: Callable[[int], Batch], *, within_s: float
 ) -> Delivery:
     """Send what each place has not been told yet.
 
@@ -90,4 +90,4 @@ def deliver(
                 done.update(pending.ids)
                 sent += 1
         positions[place.id] = position.moved(horizon=batch.horizon, told=done, owed=owed)
-    return Delivery(Told(positions), sent, tuple(failures))
+    return Delivery(Positions(positions), sent, tuple(failures))

@@ -57,7 +57,7 @@ def failed_checks_alert(
     if len(ordered) > 1:
         title += f" and {len(ordered) - 1} more"
     lines = [
-        f"{check.name} {check.verdict or 'failed'}: {check.summary or 'it says no more'}"
+        f"{check.name} {check.verdict or 'failed'}: {check.summary or 'no details'}"
         for check in ordered
     ]
     tail = [f"backup: {backup_id}"] if backup_id else []

@@ -42,18 +42,18 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Told:
+class Positions:
     """The positions of all places."""
 
     positions: Mapping[str, Position] = field(default_factory=dict)
 
     @classmethod
-    def beginning_at(cls, newest: int) -> Told:
+    def beginning_at(cls, newest: int) -> Positions:
         """Return a note that begins now: what was before is nobody's news."""
         return cls({LOG.id: Position(newest)})
 
     @classmethod
-    def from_cursor(cls, cursor: str | None, newest: int) -> Told:
+    def from_cursor(cls, cursor: str | None, newest: int) -> Positions:
         """Read a cursor; begin now when there is none, or none that can be read.
 
         :param newest: the highest id in the event log. A log that was emptied counts anew.
@@ -84,7 +84,7 @@ class Told:
             }
         )
 
-    def for_places(self, ids: Iterable[str]) -> Told:
+    def for_places(self, ids: Iterable[str]) -> Positions:
         """Return the note for the places of now.
 
         A place that is new begins where the log is, or, when another one has gone (its URL was
@@ -93,4 +93,4 @@ class Told:
         wanted = list(ids)
         gone = [position for place, position in self.positions.items() if place not in wanted]
         fresh = min([*gone, self.positions[LOG.id]], key=lambda position: position.after)
-        return Told({place: self.positions.get(place, fresh) for place in wanted})
+        return Positions({place: self.positions.get(place, fresh) for place in wanted})

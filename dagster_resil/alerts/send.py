@@ -24,7 +24,7 @@ _BETWEEN = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 
 
 class NotSent(ResilError):
-    """An alert was not taken by the service that it had to go to."""
+    """An alert was not accepted by the service that it had to go to."""
 
     code = "alert_not_sent"
 
@@ -79,7 +79,7 @@ def send(alert: Alert, place: Place) -> None:
     with _silent("apprise", "urllib3.connectionpool"):
         if not service.add(place.url):
             raise ConfigurationError(
-                f"{place.label} is none that apprise understands",
+                f"{place.label} is not a URL that apprise understands",
                 hint="see apprise's list of services for the form of its URL",
             )
         sent = service.notify(
@@ -90,7 +90,7 @@ def send(alert: Alert, place: Place) -> None:
         )
     if not sent:
         raise NotSent(
-            f"the alert {alert.title!r} was not taken by {place.label}",
+            f"the alert {alert.title!r} was not accepted by {place.label}",
             hint="look at the service's address and at the network; it is tried again",
         )
 

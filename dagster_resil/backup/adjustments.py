@@ -13,7 +13,6 @@ from collections.abc import Iterator
 
 from psycopg import sql
 
-from dagster_resil.postgres.archive import Adjustment, Section
 from dagster_resil.postgres.catalogues import (
     COMMENTABLE,
     COMMENTED,
@@ -25,6 +24,7 @@ from dagster_resil.postgres.catalogues import (
     owned,
 )
 from dagster_resil.postgres.connection import Connection
+from dagster_resil.postgres.table_of_contents import Adjustment, Section
 
 _FUNCTIONS = f"""
 SELECT f.oid::pg_catalog.regprocedure::pg_catalog.text, pg_catalog.pg_get_functiondef(f.oid),

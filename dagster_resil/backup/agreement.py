@@ -12,8 +12,8 @@ from pathlib import Path
 from dagster_resil.backup.data import Key
 from dagster_resil.backup.snapshot import SnapshotRaced
 from dagster_resil.errors import BackupFailed, SourceChanged
-from dagster_resil.postgres.archive import TableOfContents, sequence_value
 from dagster_resil.postgres.fingerprints import Content
+from dagster_resil.postgres.table_of_contents import TableOfContents, sequence_value
 from dagster_resil.postgres.tables import Relation
 from dagster_resil.records.base import format_time
 from dagster_resil.records.expected import SequenceState
@@ -84,7 +84,7 @@ def tables_of(
     :raises SnapshotRaced: a table was read that was not there.
     """
     if new := rows.keys() - {(table.schema, table.name) for table in relations}:
-        raise SnapshotRaced(f"table {'.'.join(min(new))} was made while the backup ran")
+        raise SnapshotRaced(f"table {'.'.join(min(new))} was created while the backup ran")
     found = []
     for relation in relations:
         key = (relation.schema, relation.name)
@@ -147,7 +147,7 @@ def check_rows(table: Relation, read: int | None, counted: int | None, by: Capab
         )
 
 
-def settled_text(file: Path) -> list[bytes]:
+def comparable_lines(file: Path) -> list[bytes]:
     """Return the lines of a schema's dump that are the same each time it is made."""
     # pg_dump guards its text with \restrict and a token that is new each time.
     return [
@@ -171,7 +171,7 @@ def sequences(
         key = (entry.schema or "", entry.tag)
         value, used = sequence_value(entry)
         if key not in first or key not in last:
-            raise SnapshotRaced(f"sequence {'.'.join(key)} came or went")
+            raise SnapshotRaced(f"sequence {'.'.join(key)} was created or dropped")
         bounds = sorted((first[key].last_value, last[key].last_value))
         if not first[key].cycle and not bounds[0] <= value <= bounds[1]:
             raise SnapshotRaced(f"sequence {'.'.join(key)} was set back while the backup ran")

@@ -16,10 +16,10 @@ from psycopg import sql
 
 from dagster_resil.backup.dump import source_error
 from dagster_resil.backup.snapshot import HeldSnapshot
-from dagster_resil.postgres.archive import codec
 from dagster_resil.postgres.programs import Programs
 from dagster_resil.postgres.server import dies_with_us
-from dagster_resil.postgres.session import settling
+from dagster_resil.postgres.session import session_statement
+from dagster_resil.postgres.table_of_contents import codec
 from dagster_resil.process import Child, ProcessTimeout
 
 _CHUNK_BYTES = 1 << 20
@@ -62,7 +62,9 @@ class CopySession:
         self._to, self._from = self._child.ends()
         _widen(self._from)
         _let_gather(self._child.pid)
-        settings = settling(snapshot.server_version, gentle=True).as_string(snapshot.connection)
+        settings = session_statement(snapshot.server_version, gentle=True).as_string(
+            snapshot.connection
+        )
         identifier = sql.Literal(snapshot.id).as_string(snapshot.connection)
         self._first = (
             f"{settings} \\g /dev/null\n"

@@ -7,14 +7,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-from dagster_resil.backup.archive import ArchiveReader
 from dagster_resil.backup.dump import Dumper
+from dagster_resil.backup.dump_archive import ArchiveReader
 from dagster_resil.backup.keeping import Store, StoreMany
 from dagster_resil.backup.parts import Part, cut, data_file, restore_statement, to_read_in_parts
 from dagster_resil.backup.reader import TableReader
 from dagster_resil.backup.snapshot import HeldSnapshot
-from dagster_resil.postgres.archive import TableOfContents
 from dagster_resil.postgres.programs import Programs
+from dagster_resil.postgres.table_of_contents import TableOfContents
 from dagster_resil.records.manifest import Engine, StoredObject
 
 _SLOWEST = 3

@@ -11,7 +11,7 @@ from __future__ import annotations
 from psycopg import sql
 
 from dagster_resil.postgres.connection import Endpoint
-from dagster_resil.postgres.session import settle
+from dagster_resil.postgres.session import prepare_session
 
 # What changes all the time and defines nothing: statistics, large objects, dependencies.
 _CATALOGUES = """
@@ -38,7 +38,7 @@ def read_state(endpoint: Endpoint) -> State:
     :raises SourceUnreachable: no connection.
     """
     with endpoint.connect(autocommit=True, application_name="dagster_resil definitions") as session:
-        settle(session, gentle=True)
+        prepare_session(session, gentle=True)
         names = [row[1] for row in session.execute(_CATALOGUES)]
         query = sql.SQL(" UNION ALL ").join(
             sql.SQL(

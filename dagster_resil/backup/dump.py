@@ -9,9 +9,9 @@ from pathlib import Path
 
 from dagster_resil.backup.snapshot import LOCK_HINT, HeldSnapshot
 from dagster_resil.errors import BackupFailed, LockTimeout, PermissionMissing, ProgramMissing
-from dagster_resil.postgres.archive import codec
 from dagster_resil.postgres.programs import Programs
 from dagster_resil.postgres.server import dies_with_us
+from dagster_resil.postgres.table_of_contents import codec
 from dagster_resil.postgres.tables import Relation
 from dagster_resil.process import Child, Completed
 

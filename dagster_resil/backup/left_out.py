@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dagster_resil.backup.snapshot import HeldSnapshot
-from dagster_resil.postgres.archive import TableOfContents
 from dagster_resil.postgres.catalogues import comments_left_out
+from dagster_resil.postgres.table_of_contents import TableOfContents
 
 # What a login that is no superuser is not shown, as PostgreSQL decides it.
 _HIDDEN_MAPPINGS = """
@@ -38,12 +38,12 @@ def left_out(
     if count := _count(snapshot, _HIDDEN_MAPPINGS):
         found.append(
             f"options of user mappings ({count:,}), a password for example, if they have any: "
-            "PostgreSQL shows them to superusers and to the user itself alone"
+            "PostgreSQL shows them only to superusers and to the user itself"
             + ("" if by_own_login else "; the export may have them")
         )
     count = _count(snapshot, _HIDDEN_SUBSCRIPTIONS) - len(list(toc.of_kind("SUBSCRIPTION")))
     if count > 0:
-        found.append(f"subscriptions ({count:,}): PostgreSQL shows them to superusers alone")
+        found.append(f"subscriptions ({count:,}): PostgreSQL shows them only to superusers")
     if commented := comments_left_out(snapshot.connection):
         shown = ", ".join(commented[:3]) + (", …" if len(commented) > 3 else "")
         found.append(f"comments that no statement puts back ({len(commented):,}): {shown}")

@@ -8,7 +8,6 @@ import psycopg
 from psycopg import sql
 
 from dagster_resil.errors import BackupFailed, PermissionMissing
-from dagster_resil.postgres.archive import codec
 from dagster_resil.postgres.catalogues import money_settings
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.session import (
@@ -17,6 +16,7 @@ from dagster_resil.postgres.session import (
     without_login_triggers,
     without_time_outs,
 )
+from dagster_resil.postgres.table_of_contents import codec
 from dagster_resil.postgres.tables import Relation, list_tables
 from dagster_resil.records.text import is_readable
 

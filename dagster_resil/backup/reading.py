@@ -9,9 +9,9 @@ from pathlib import Path
 
 from dagster_resil.backup.adjustments import read_adjustments
 from dagster_resil.backup.agreement import (
+    comparable_lines,
     large_objects_table,
     sequences,
-    settled_text,
     tables_of,
 )
 from dagster_resil.backup.data import Data, Reading
@@ -24,7 +24,6 @@ from dagster_resil.backup.origin import Origin
 from dagster_resil.backup.settings import FORMS, BackupSettings
 from dagster_resil.backup.snapshot import HeldSnapshot, SnapshotRaced
 from dagster_resil.errors import BackupFailed
-from dagster_resil.postgres.archive import Adjustment, TableOfContents
 from dagster_resil.postgres.catalogues import Catalogues
 from dagster_resil.postgres.fingerprints import FingerprintForm, default_form
 from dagster_resil.postgres.identity import database_bytes
@@ -32,7 +31,8 @@ from dagster_resil.postgres.inventory import read_large_objects, read_sequences
 from dagster_resil.postgres.looking import looking_tables
 from dagster_resil.postgres.programs import Programs
 from dagster_resil.postgres.server_inventory import take_server_inventory
-from dagster_resil.postgres.session import settle
+from dagster_resil.postgres.session import prepare_session
+from dagster_resil.postgres.table_of_contents import Adjustment, TableOfContents
 from dagster_resil.postgres.tables import read_writers
 from dagster_resil.progress import Progress, Step
 from dagster_resil.records.expected import Expected
@@ -54,7 +54,7 @@ for some 15,000 locks, unless it is told otherwise."""
 
 
 @dataclass(frozen=True)
-class Taken:
+class ReadResult:
     """What one attempt has read; the source is no longer needed.
 
     :param contents: the archive's table of contents.
@@ -154,7 +154,7 @@ class SourceReader:
     schema: Path
     progress: Progress
 
-    def read(self, backup_id: str, snapshot: HeldSnapshot, identity: Source) -> Taken:
+    def read(self, backup_id: str, snapshot: HeldSnapshot, identity: Source) -> ReadResult:
         """Read everything; the data goes into the vault on the way.
 
         :raises SnapshotRaced: something changed meanwhile: a new snapshot is needed.
@@ -240,7 +240,7 @@ class SourceReader:
             again = self.schema.with_suffix(".again")
             # What does not read under the snapshot has read what is there by now.
             dump_schema(again, as_of_now=not CAPABILITIES[data.engine].under_snapshot)
-            if settled_text(self.schema) != settled_text(again):
+            if comparable_lines(self.schema) != comparable_lines(again):
                 raise SnapshotRaced("the schema was changed while the backup ran")
         return _Definitions(
             inventory=inventory,
@@ -261,9 +261,9 @@ class SourceReader:
         definitions: _Definitions,
         tables: list[Table],
         form: FingerprintForm,
-    ) -> Taken:
+    ) -> ReadResult:
         toc = data.contents
-        return Taken(
+        return ReadResult(
             engine=data.engine,
             left_out=(
                 *left_out(
@@ -312,7 +312,7 @@ def _written_since(snapshot: HeldSnapshot, large_objects: LargeObjects) -> froze
     tables = [table for table in snapshot.tables if table.readable]
     newest = "SELECT pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot())"
     with snapshot.worker() as then, snapshot.endpoint.connect(application_name=_COMPARING) as now:
-        settle(now, gentle=True)
+        prepare_session(now, gentle=True)
         begun = [session.execute(newest).fetchone() for session in (then, now)]
         if snapshot.in_progress == 0 and begun[0] == begun[1]:
             return frozenset()  # no transaction has written at all, as it is with most clones
@@ -320,8 +320,9 @@ def _written_since(snapshot: HeldSnapshot, large_objects: LargeObjects) -> froze
         if read_large_objects(now) != large_objects:
             raise BackupFailed(
                 f"large objects of {snapshot.endpoint.describe()} were written to while it was "
-                "exported, so what they have to equal is not known",
-                hint="export a clone (consistency: clone); where it is one, what writes there by "
-                "itself (pg_cron?) has to stay away from large objects",
+                "exported, so their expected contents are unknown",
+                hint="export a clone (consistency: clone); if it is a clone, stop what writes "
+                "large "
+                "objects there by itself, for example pg_cron",
             )
     return frozenset(table.oid for table in tables if before[table.oid] != after[table.oid])

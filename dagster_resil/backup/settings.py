@@ -20,7 +20,7 @@ FORMS: dict[Comparison, FingerprintForm] = {
 
 PART_BYTES = 64 << 20
 SMALL_TABLE_BYTES = 1 << 20
-TOLD = ("jobs", "lock_timeout_s", "compare", "part_bytes", "compress_level", "grace_s")
+RECORDED = ("jobs", "lock_timeout_s", "compare", "part_bytes", "compress_level", "grace_s")
 """The settings that shape a backup, which its manifest tells."""
 
 

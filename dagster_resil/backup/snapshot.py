@@ -17,7 +17,7 @@ from psycopg import sql
 from dagster_resil.backup.permissions import check_permissions, check_roles
 from dagster_resil.errors import BackupFailed, LockTimeout, SnapshotLost
 from dagster_resil.postgres.connection import Connection, Endpoint
-from dagster_resil.postgres.session import settle
+from dagster_resil.postgres.session import prepare_session
 from dagster_resil.postgres.tables import Relation, list_tables
 
 log = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ class HeldSnapshot:
             connection.autocommit = True
             # The holder has the locks already: who waits stands behind a session that waits for an
             # exclusive one, and so does everybody else.
-            settle(connection, lock_timeout_s=_WORKERS_WAIT_S, gentle=True)
+            prepare_session(connection, lock_timeout_s=_WORKERS_WAIT_S, gentle=True)
             connection.autocommit = False
             self.adopt(connection)
             yield connection
@@ -245,7 +245,7 @@ def hold_snapshot(
     connection = endpoint.connect(application_name="dagster_resil snapshot")
     try:
         connection.autocommit = True
-        settle(connection, lock_timeout_s=lock_timeout_s, gentle=True)
+        prepare_session(connection, lock_timeout_s=lock_timeout_s, gentle=True)
         # A recovery to a moment has what was committed up to then, a snapshot what had ended when
         # it was taken. They are the same where nothing has ended between two looks round that
         # moment, and nobody was about to.
@@ -328,7 +328,7 @@ def _moment(connection: Connection, endpoint: Endpoint) -> datetime:
             f"the moment that the standby {endpoint.describe()} shows can't be determined: it "
             "receives no "
             "WAL, and has replayed no transaction since it was started",
-            hint="is its primary reachable from there? or back up the primary",
+            hint="check that the standby can reach its primary, or back up the primary",
         )
     behind_s = (datetime.now(UTC) - moment).total_seconds()
     if behind_s > _BEHIND_S:

@@ -16,8 +16,8 @@ from dagster_resil.backup.agreement import check_same_source, placed
 from dagster_resil.backup.instructions import restore_readme, restore_script
 from dagster_resil.backup.origin import Origin
 from dagster_resil.backup.permissions import as_reader, unreadable_text
-from dagster_resil.backup.reading import SourceReader, Taken
-from dagster_resil.backup.settings import TOLD, BackupSettings, check_settings
+from dagster_resil.backup.reading import ReadResult, SourceReader
+from dagster_resil.backup.settings import RECORDED, BackupSettings, check_settings
 from dagster_resil.backup.snapshot import SnapshotRaced, hold_snapshot, lock_timeout
 from dagster_resil.errors import BackupFailed, LockTimeout, NoVault, VaultError
 from dagster_resil.postgres.connection import Endpoint
@@ -120,7 +120,7 @@ def take_backup(
                     schema_object=SCHEMA_OBJECT,
                     inventory_object=INVENTORY_OBJECT,
                 ),
-                settings={key: getattr(settings, key) for key in TOLD},
+                settings={key: getattr(settings, key) for key in RECORDED},
             )
             backups.commit(manifest)
     log.info(
@@ -140,7 +140,7 @@ class _Attempts:
     partition: Partition | None
     between: Callable[[], None]
 
-    def take(self, begin: Callable[[str], None]) -> tuple[Taken, str]:
+    def take(self, begin: Callable[[str], None]) -> tuple[ReadResult, str]:
         """Return what was read, and the backup's id.
 
         :param begin: called with the id of each attempt before anything of it is written.
@@ -157,7 +157,7 @@ class _Attempts:
             hint="wait for the migration to end, or raise setting attempts",
         )
 
-    def _attempt(self, begin: Callable[[str], None]) -> tuple[Taken, str]:
+    def _attempt(self, begin: Callable[[str], None]) -> tuple[ReadResult, str]:
         settings, origin = self.reader.settings, self.reader.origin
         with hold_snapshot(
             origin.endpoint, lock_timeout_s=settings.lock_timeout_s, between=self.between
@@ -191,7 +191,7 @@ def _sweep_vault(backups: Backups, name: str, settings: BackupSettings) -> None:
     except NoVault:
         return  # it is made with the first object
     except VaultError as error:
-        log.warning("can't look for what killed backups left: %s", error.message)
+        log.warning("the remains of killed backups could not be listed: %s", error.message)
 
 
 @contextmanager
@@ -214,7 +214,7 @@ def _discarding(backups: Backups) -> Iterator[Callable[[str | None], None]]:
         raise
 
 
-def _keep(reader: SourceReader, backup_id: str, taken: Taken) -> list[StoredObject]:
+def _keep(reader: SourceReader, backup_id: str, taken: ReadResult) -> list[StoredObject]:
     """Write every object of the backup that is not in the vault yet, but the manifest."""
     texts = {
         "archive/toc.dat": taken.contents.to_bytes(),

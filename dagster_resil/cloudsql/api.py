@@ -166,7 +166,8 @@ class Api:
         self._impersonate = impersonate
         if not self.on_loopback and not self.endpoint.startswith("https://"):
             raise ConfigurationError(
-                f"the client of Cloud SQL is led to {self.endpoint}, which is neither Google's nor "
+                f"the client of Cloud SQL is directed to {self.endpoint}, which is neither "
+                f"Google's nor "
                 "on this machine",
                 hint=f"unset {_OVERRIDE_VARIABLE}",
             )
@@ -284,7 +285,7 @@ class Api:
                 if not told and time.monotonic() - begun >= _LONG_S:
                     told = True
                     log.warning(
-                        "Cloud SQL's Admin API has not told of %s for %.0f s, trying again: %s",
+                        "Cloud SQL's Admin API has not reported on %s for %.0f s, trying again: %s",
                         what,
                         time.monotonic() - begun,
                         failure,

@@ -14,7 +14,7 @@ from google.auth.credentials import Credentials
 from dagster_resil.cloudsql import ownership
 from dagster_resil.cloudsql.api import Api, Refusal, Watch, nothing
 from dagster_resil.cloudsql.instance import Certificates, Instance, RecoveryWindow
-from dagster_resil.cloudsql.operations import Asked, Operations
+from dagster_resil.cloudsql.operations import OperationRequest, Operations
 from dagster_resil.cloudsql.refusals import recovery_hint, refused
 from dagster_resil.errors import CloudSqlError, ConfigurationError, InstanceMissing
 
@@ -152,7 +152,7 @@ class CloudSql:
         if not found:
             raise CloudSqlError(
                 f"instance {name} in project {project} has no certificate to know its server by",
-                hint="an instance gets one when it is made; is it RUNNABLE?",
+                hint="an instance gets one when it is made; check that it is RUNNABLE",
             )
         host = resource.get("dnsName", "").rstrip(".") if mode.endswith("CAS_CA") else ""
         return Certificates("\n".join(each.strip() for each in found) + "\n", host or None)
@@ -204,7 +204,7 @@ class CloudSql:
         }
         body = {"exportContext": context}
         service = self._api.service
-        asked = Asked(
+        asked = OperationRequest(
             doing="export",
             what=f"export database {database} of instance {name} to {uri}",
             request=lambda: service.instances().export(project=project, instance=name, body=body),
@@ -264,7 +264,7 @@ class CloudSql:
                 reason="instanceAlreadyExists",
             )
         service = self._api.service
-        asked = Asked(
+        asked = OperationRequest(
             doing="clone",
             what=what,
             request=lambda: service.instances().clone(
@@ -296,7 +296,7 @@ class CloudSql:
         """
         project = project or self.settings.project
         service = self._api.service
-        asked = Asked(
+        asked = OperationRequest(
             doing="delete",
             what=f"delete instance {name}",
             request=lambda: service.instances().delete(project=project, instance=name),
@@ -349,16 +349,17 @@ class CloudSql:
             return
         if self.owner(instance) is None:
             raise CloudSqlError(
-                f"instance {name} in project {project} is protected against deletion, and is none "
-                "of our temporary ones",
-                hint="we lift that from our own alone; if it has to go: gcloud sql instances patch "
+                f"instance {name} in project {project} is protected against deletion, and is not "
+                "a temporary instance of this tool",
+                hint="this tool removes that protection only from its own; to delete this one: "
+                "gcloud sql instances patch "
                 f"{name} --project={project} --no-deletion-protection",
                 reason="notOurs",
             )
         self._change(
             name,
             project,
-            f"lift the protection of instance {name}",
+            f"remove the deletion protection of instance {name}",
             lambda settings: (
                 {"deletionProtectionEnabled": False}
                 if settings.get("deletionProtectionEnabled")
@@ -447,7 +448,7 @@ class CloudSql:
                 # Refused if somebody else has changed them meanwhile, whose change is not lost.
                 new["settingsVersion"] = settings["settingsVersion"]
             body = {"settings": new}
-            asked = Asked(
+            asked = OperationRequest(
                 doing="change",
                 what=what,
                 request=lambda body=body: service.instances().patch(  # type: ignore[misc]
@@ -465,7 +466,7 @@ class CloudSql:
                 if error.reason not in ("staleData", "conditionNotMet"):
                     raise
         raise CloudSqlError(
-            f"can't {what} in project {project}: its settings are being changed all the time",
+            f"can't {what} in project {project}: its settings keep changing",
             hint=f"see by whom: gcloud sql operations list --instance={name} --project={project}",
             reason="staleData",
         )

@@ -59,7 +59,7 @@ class DrillSettings:
 
 
 @dataclass(frozen=True)
-class Drilled:
+class DrillResult:
     """What a drill has found.
 
     :param receipt: what the vault has; None where nothing could be tried.
@@ -110,7 +110,7 @@ def drill(
     settings: DrillSettings | None = None,
     progress: Progress = silent,
     choose: Callable[[list[Manifest]], Manifest] = random.choice,
-) -> Drilled:
+) -> DrillResult:
     """Recover a clone to a moment that a backup knows, compare, delete the clone.
 
     :param source: the instance's name.
@@ -137,13 +137,13 @@ def drill(
         ]
     if not known:
         nothing = (
-            f"no backup shows {where} under a snapshot that lies in the window of recovery, "
+            f"no backup of {where} has a snapshot within the recovery window, "
             f"{format_time(window.earliest)} to {format_time(window.latest)}, so nothing is known "
-            "of any moment in it"
+            "about any moment in it"
         )
         # Where nothing is archived any more every backup is soon younger than the window.
         behind = _behind(lag_s, settings)
-        return Drilled(
+        return DrillResult(
             Check(
                 name=CHECK,
                 verdict=Verdict.FAIL if behind else Verdict.INCONCLUSIVE,
@@ -221,7 +221,7 @@ def drill(
         check.verdict,
         extra={"backup_id": manifest.backup_id, "verdict": str(check.verdict)},
     )
-    return Drilled(check, window, lag_s, receipt, failure)
+    return DrillResult(check, window, lag_s, receipt, failure)
 
 
 def _moment(manifest: Manifest) -> datetime:
@@ -333,8 +333,8 @@ def _judged(
         return Check(
             name=CHECK,
             verdict=Verdict.INCONCLUSIVE,
-            summary=f"recovered to {moment}, with as many rows in each table as there were; the "
-            "backup was taken with counts alone, so nothing is known of what was in them",
+            summary=f"recovered to {moment}, with the expected number of rows in each table; "
+            "the backup recorded counts only, so nothing is known about their contents",
         )
     return Check(
         name=CHECK,
@@ -342,7 +342,7 @@ def _judged(
         summary=f"recovered to {moment} in {restore_s:.1f} s: {compared.rows:,} rows in "
         f"{compared.count:,} tables as they were"
         + "".join(
-            f", not looked at {table} ({why})"
+            f"; not compared: {table} ({why})"
             for why, tables in (
                 ("unlogged: no clone has its rows", compared.unlogged),
                 ("unreadable", compared.unreadable),

@@ -25,13 +25,13 @@ from dagster_resil.backup.data import Data, Key, Method, Reading
 from dagster_resil.cloudsql.client import CloudSql
 from dagster_resil.crew import Crew
 from dagster_resil.errors import BackupFailed, ObjectMissing
-from dagster_resil.postgres.archive import (
+from dagster_resil.postgres.load import END_OF_DATA, inflated
+from dagster_resil.postgres.table_of_contents import (
     ArchiveUnreadable,
     Entry,
     TableOfContents,
     read_contents,
 )
-from dagster_resil.postgres.load import END_OF_DATA, inflated
 from dagster_resil.records.manifest import Engine, StoredObject
 from dagster_resil.vault.base import Vault
 
@@ -112,7 +112,7 @@ class ExportData(Crew):
 
     def _stay(self) -> None:
         if self.stopping.is_set():
-            raise BackupFailed("the backup was given up while an export ran")
+            raise BackupFailed("the backup was stopped while an export was running")
 
     def _work(self) -> None:
         try:

@@ -81,7 +81,7 @@ def _change(
             # Somebody else has changed it in between: what they did has to stay.
             if attempt == _ATTEMPTS:
                 raise CloudSqlError(
-                    f"the policy of bucket {name} is changed by others all the time",
+                    f"the policy of bucket {name} keeps being changed by others",
                     hint=f"give {instance.service_account} the role {ROLE} on it yourself",
                 ) from None
             time.sleep(random.uniform(0.1, 1.0))  # noqa: S311 - spreads attempts, hides nothing
@@ -100,7 +100,7 @@ def _change(
         except exceptions.GoogleAPIError as error:
             raise CloudSqlError(
                 f"can't change the policy of bucket {name}: {error}",
-                hint="Cloud Storage, or the way there, fails: run the backup again",
+                hint="Cloud Storage can't be reached: run the backup again",
             ) from None
         else:
             return

@@ -30,7 +30,7 @@ _CANCEL_S = 60
 
 
 @dataclass(frozen=True)
-class Asked:
+class OperationRequest:
     """What begins an operation.
 
     :param doing: which permission it takes, a key of :data:`refusals.PERMISSIONS`.
@@ -73,7 +73,9 @@ class Operations:
         self._api = api
         self._timeout_s = timeout_s
 
-    def run(self, asked: Asked, *, watch: Watch = nothing, turn_s: float | None = None) -> None:
+    def run(
+        self, asked: OperationRequest, *, watch: Watch = nothing, turn_s: float | None = None
+    ) -> None:
         """Begin an operation, or find it under way, and wait until it has ended well.
 
         :param turn_s: how long to wait for another operation to end; by default as long as an
@@ -89,7 +91,7 @@ class Operations:
 
     # -- beginning
 
-    def _begin(self, asked: Asked, watch: Watch, turn_s: float) -> dict[str, Any] | None:
+    def _begin(self, asked: OperationRequest, watch: Watch, turn_s: float) -> dict[str, Any] | None:
         """Begin an operation exactly once; return it.
 
         None stands for a clone that is there although its operation can't be found.
@@ -108,7 +110,7 @@ class Operations:
                 return operation
             except NoAnswer as failure:
                 unsure = True
-                log.info("can't tell whether %r was accepted: %s", asked.what, failure)
+                log.info("it is unknown whether %r was accepted: %s", asked.what, failure)
                 try:
                     if found := self._appearing(asked, before, watch):
                         return self._adopted(asked, found)
@@ -116,7 +118,7 @@ class Operations:
                         return None
                 except CloudSqlError as error:
                     raise OperationUnfinished(
-                        f"can't tell whether Cloud SQL goes to {asked.what}: it gave no answer "
+                        f"it is unknown whether Cloud SQL will {asked.what}: it gave no answer "
                         f"({failure}), and then: {error.message}",
                         hint=error.hint,
                         reason=error.reason,
@@ -148,11 +150,13 @@ class Operations:
                     raise self._refused(asked, refusal) from None
             pauses(watch)
 
-    def _adopted(self, asked: Asked, operation: dict[str, Any]) -> dict[str, Any]:
+    def _adopted(self, asked: OperationRequest, operation: dict[str, Any]) -> dict[str, Any]:
         log.info("operation %s is what %r asked for", operation["name"], asked.what)
         return operation
 
-    def _appearing(self, asked: Asked, before: set[str], watch: Watch) -> dict[str, Any] | None:
+    def _appearing(
+        self, asked: OperationRequest, before: set[str], watch: Watch
+    ) -> dict[str, Any] | None:
         """Look for an operation that may take a moment to show."""
         deadline = time.monotonic() + self._api.pace.settle_s
         while True:
@@ -161,14 +165,16 @@ class Operations:
                 return found
             wait(self._api.pace.first_s, watch)
 
-    def _found(self, asked: Asked, before: set[str], watch: Watch) -> dict[str, Any] | None:
+    def _found(
+        self, asked: OperationRequest, before: set[str], watch: Watch
+    ) -> dict[str, Any] | None:
         for operation in self._matching(asked, watch):
             # The same request of a worker that has died is under way: no need for another.
             if operation["name"] not in before or operation["status"] != _DONE:
                 return operation
         return None
 
-    def _matching(self, asked: Asked, watch: Watch) -> list[dict[str, Any]]:
+    def _matching(self, asked: OperationRequest, watch: Watch) -> list[dict[str, Any]]:
         found = self.of_instance(asked.project, asked.instance, watch=watch)
         if asked.source is not None and asked.source[0] != asked.project:
             found += self.of_instance(*asked.source, watch=watch)
@@ -209,7 +215,7 @@ class Operations:
                 ) from None
         return found
 
-    def _under_way(self, asked: Asked, watch: Watch) -> list[dict[str, Any]]:
+    def _under_way(self, asked: OperationRequest, watch: Watch) -> list[dict[str, Any]]:
         """Return the operations that have the instances that a request is about."""
         places = dict.fromkeys([asked.source or (asked.project, asked.instance)])
         places[(asked.project, asked.instance)] = None
@@ -229,7 +235,7 @@ class Operations:
 
     # -- waiting
 
-    def _finish(self, asked: Asked, operation: dict[str, Any], watch: Watch) -> None:
+    def _finish(self, asked: OperationRequest, operation: dict[str, Any], watch: Watch) -> None:
         """Wait for the end of an operation; an export that nobody waits for any longer is ended.
 
         :raises CloudSqlError: it failed.
@@ -254,7 +260,7 @@ class Operations:
             )
 
     def _awaited(
-        self, asked: Asked, operation: dict[str, Any], timeout_s: float, watch: Watch
+        self, asked: OperationRequest, operation: dict[str, Any], timeout_s: float, watch: Watch
     ) -> dict[str, Any]:
         deadline = time.monotonic() + timeout_s
         pauses = self._api.pauses()
@@ -275,19 +281,19 @@ class Operations:
             except Refusal as refusal:
                 error = self._refused(asked, refusal, doing="see")
                 raise OperationUnfinished(
-                    f"{asked.what!r} is under way, but can't be watched: {error.message}",
+                    f"{asked.what!r} is running, but its state can't be read: {error.message}",
                     hint=error.hint,
                     reason=refusal.reason,
                 ) from None
             except CloudSqlError as error:
                 raise OperationUnfinished(
-                    f"{asked.what!r} is under way, but can't be watched: {error.message}",
+                    f"{asked.what!r} is running, but its state can't be read: {error.message}",
                     hint=error.hint,
                     reason=error.reason,
                 ) from None
         return operation
 
-    def _state(self, asked: Asked, watch: Watch) -> str | None:
+    def _state(self, asked: OperationRequest, watch: Watch) -> str | None:
         """Return the state of the instance that a clone makes; None when it is not there."""
         if asked.source is None:
             return None
@@ -300,7 +306,7 @@ class Operations:
             raise self._refused(asked, refusal, doing="see") from None
         return str(answer.get("state"))
 
-    def _await_instance(self, asked: Asked, watch: Watch) -> None:
+    def _await_instance(self, asked: OperationRequest, watch: Watch) -> None:
         """Wait until a clone is made whose operation can't be found."""
         log.info("instance %s is what %r asked for", asked.instance, asked.what)
         deadline = time.monotonic() + self._timeout_s
@@ -322,7 +328,7 @@ class Operations:
                 reason="INSTANCE_" + (state or "GONE"),
             )
 
-    def _cancel(self, asked: Asked, operation: dict[str, Any]) -> None:
+    def _cancel(self, asked: OperationRequest, operation: dict[str, Any]) -> None:
         """End an export, so that it does not write on, nor have the next one wait."""
         name = operation["name"]
         project = _project_of(operation) or asked.project
@@ -332,7 +338,7 @@ class Operations:
             log.info("cancelled operation %s: %s", name, asked.what)
         except (NoAnswer, Refusal, CloudSqlError) as error:
             log.warning(
-                "operation %s (%s) may be under way still: it can't be cancelled: %s",
+                "operation %s (%s) may still be running: it can't be cancelled: %s",
                 name,
                 asked.what,
                 error,
@@ -341,7 +347,7 @@ class Operations:
     # -- errors
 
     def _refused(
-        self, asked: Asked, refusal: Refusal, *, doing: str | None = None
+        self, asked: OperationRequest, refusal: Refusal, *, doing: str | None = None
     ) -> CloudSqlError:
         project, instance = asked.source or (asked.project, asked.instance)
         return refused(
@@ -354,13 +360,13 @@ class Operations:
             destination_project=asked.project,
         )
 
-    def _no_turn(self, asked: Asked, refusal: Refusal, watch: Watch) -> CloudSqlError:
+    def _no_turn(self, asked: OperationRequest, refusal: Refusal, watch: Watch) -> CloudSqlError:
         running = [
             f"{each['operationType']} {each['name']}" for each in self._under_way(asked, watch)
         ]
         return CloudSqlError(
-            f"can't {asked.what}: another operation has the instance, and did not end in time"
-            + (f": {', '.join(running)}" if running else ""),
+            f"can't {asked.what}: another operation is running on the instance, and did not end "
+            f"in time" + (f": {', '.join(running)}" if running else ""),
             hint="wait for its end, or cancel it: gcloud sql operations list "
             f"--instance={(asked.source or (asked.project, asked.instance))[1]}",
             reason=refusal.reason,

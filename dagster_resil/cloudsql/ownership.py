@@ -72,7 +72,7 @@ def new_name(project: str, source: str, owner: str) -> str:
         # The clone would inherit its labels, and nobody would know it for ours.
         raise ConfigurationError(
             f"instance {source} is temporary itself: no temporary clone is made of it",
-            hint="clone what it is a clone of",
+            hint="clone the instance that it was cloned from",
         )
     head = f"{PREFIX}{owner}-{int(time.time()):08x}{secrets.token_hex(2)}"
     return f"{head}-{_mark(head, project, source)}"

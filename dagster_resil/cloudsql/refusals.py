@@ -72,7 +72,8 @@ def refused(
         hint = "use a moment within the window of point-in-time recovery"
     elif "protect" in refusal.message:
         hint = (
-            "it is protected against deletion, which we lift on temporary instances alone: "
+            "it is protected against deletion, which this tool removes only from temporary "
+            "instances: "
             f"gcloud sql instances patch {instance} --project={project} --no-deletion-protection"
         )
     elif refusal.reason in ("instanceHasReplicas", "invalidState", "invalidOperation"):

@@ -101,23 +101,24 @@ def sweep(
         if age_s <= older_than_s and alive(claim.owner):
             continue
         if not claim.is_labelled and age_s < min(_TURN_S, older_than_s):
-            leave(instance.name, "it has no labels yet, and is young")
+            leave(instance.name, "it has no labels yet and was created recently")
             continue
         try:
             if cloud.is_busy(instance):
                 if age_s > older_than_s:
                     raise CloudSqlError(
                         f"temporary instance {instance.name} in project {instance.project} is "
-                        f"{age_s / 3600:,.0f} hours old, and an operation has it still",
+                        f"{age_s / 3600:,.0f} hours old, and an operation is still running on it",
                         hint="see which: gcloud sql operations list "
                         f"--instance={instance.name} --project={instance.project}",
                         reason="operationInProgress",
                     )
-                leave(instance.name, "an operation has it")
+                leave(instance.name, "an operation is running on it")
                 continue
             if cloud.owner(instance) is None:
                 log.warning(
-                    "instance %s is named like a temporary one, but is not known to be ours",
+                    "instance %s is named like a temporary instance, but its labels do not show "
+                    "that this tool created it",
                     instance.name,
                 )
                 continue

@@ -346,6 +346,6 @@ class CloudSqlSource:
                 raise type(error)(
                     f"in the clone of {self.config.instance} as of {format_time(moment)}: "
                     f"{error.message}",
-                    hint="the login, its password and its rights have to have been there at that "
-                    "moment; those of now are not in it",
+                    hint="the login, its password and its rights must have existed at that moment; "
+                    "the clone does not have those of today",
                 ) from None

@@ -7,7 +7,7 @@ from typing import Literal
 import dagster as dg
 from pydantic import Field
 
-from dagster_resil.alerts import URLS_VARIABLE, NotSent, Told, deliver, places
+from dagster_resil.alerts import URLS_VARIABLE, NotSent, Positions, deliver, places
 from dagster_resil.components.event_log import newest_id, read_failures
 from dagster_resil.components.running import explained
 
@@ -52,11 +52,11 @@ def build_alert_sensor(
         minimum_interval_seconds=interval_s,
         default_status=status,
         description="Tells of every failed check and every failed run, each once, by apprise: see "
-        f"{URLS_VARIABLE}. It tells of nothing that was before its first tick.",
+        f"{URLS_VARIABLE}. It ignores failures before its first tick.",
     )
     def resil_failures(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         instance = context.instance
-        begun = Told.from_cursor(context.cursor, newest_id(instance))
+        begun = Positions.from_cursor(context.cursor, newest_id(instance))
         with explained():
             delivery = deliver(
                 begun,
@@ -68,7 +68,7 @@ def build_alert_sensor(
             if failures and not delivery.sent:
                 # A red tick. What was told before it is in the cursor already; that of a failed
                 # tick is not stored, so a tick that has sent something must not fail.
-                raise NotSent(failures, hint="every place is asked again at the next tick")
+                raise NotSent(failures, hint="each place is tried again at the next tick")
         context.update_cursor(delivery.told.to_cursor())
         return dg.SkipReason(
             failures or (f"sent {delivery.sent}" if delivery.sent else "nothing failed")
@@ -90,7 +90,8 @@ def build_janitor(
         name="resil_janitor",
         minimum_interval_seconds=_JANITOR_INTERVAL_S,
         default_status=status,
-        description="Stops scratch servers whose time is over, and clears what killed runs left on "
+        description="Stops scratch servers whose time is over, and removes what killed runs left "
+        "on "
         "this machine.",
     )
     def resil_janitor(context: dg.SensorEvaluationContext) -> dg.SkipReason:

@@ -176,8 +176,8 @@ def build_verify_job(
         if older:
             metadata["not_in_the_checks"] = dg.MetadataValue.text(older)
             context.log.warning(
-                f"the checks of {name}/backup stay as they are, since {receipt.backup_id} is not "
-                f"what they are of: {older}"
+                f"the checks of {name}/backup were not changed, because they are not those of "
+                f"{receipt.backup_id}: {older}"
             )
             for check in receipt.checks:
                 context.log.info(f"{check.name} {check.verdict}: {check.summary}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from dagster_resil.cloudsql.drill import Drilled
+from dagster_resil.cloudsql.drill import DrillResult
 from dagster_resil.records.base import format_time
 from dagster_resil.records.manifest import Manifest
 from dagster_resil.records.receipt import Check, Receipt, TableComparison
@@ -83,7 +83,7 @@ def describe_check(check: Check, receipt: Receipt) -> dict[str, dg.MetadataValue
     return metadata
 
 
-def describe_drill(drilled: Drilled) -> dict[str, dg.MetadataValue]:
+def describe_drill(drilled: DrillResult) -> dict[str, dg.MetadataValue]:
     """Return the metadata of a point-in-time drill's evaluation."""
     metadata: dict[str, dg.MetadataValue] = {
         "verdict": dg.MetadataValue.text(str(drilled.check.verdict)),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from dagster_resil.cloudsql.drill import CHECK, Drilled, DrillSettings, drill
+from dagster_resil.cloudsql.drill import CHECK, DrillResult, DrillSettings, drill
 from dagster_resil.cloudsql.temporary import sweep
 from dagster_resil.components.checks import severity
 from dagster_resil.components.cloud_sql import CloudSqlDatabase, CloudSqlSource
@@ -115,7 +115,7 @@ def build_recovery(
     )
 
 
-def _result(key: dg.AssetKey, drilled: Drilled) -> dg.AssetCheckResult:
+def _result(key: dg.AssetKey, drilled: DrillResult) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         asset_key=key,
         check_name=CHECK,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from isal import igzip_lib, isal_zlib
 
-from dagster_resil.postgres.archive import (
+from dagster_resil.postgres.table_of_contents import (
     ArchiveUnreadable,
     Entry,
     Reader,
@@ -72,7 +72,7 @@ class CustomArchive:
     def files(self) -> Iterator[DataFile]:
         """Yield the files of data that a directory archive has.
 
-        :raises ArchiveUnreadable: the archive ends early, has bytes behind its end, or is damaged.
+        :raises ArchiveUnreadable: the archive ends early, has bytes after its end, or is damaged.
         """
         reader = self._reader
         left = {entry.dump_id: entry for entry in self.contents.entries if entry.had_dumper}
@@ -89,7 +89,7 @@ class CustomArchive:
             else:
                 raise ArchiveUnreadable(f"the archive has a block of unknown kind {kind}")
         if not reader.ends():
-            raise ArchiveUnreadable("the archive has bytes behind its end")
+            raise ArchiveUnreadable("the archive has bytes after its end")
 
     def _large_objects(self, entry: Entry) -> Iterator[DataFile]:
         names = []

@@ -24,13 +24,13 @@ from psycopg.copy import LibpqWriter
 
 from dagster_resil.crew import Crew
 from dagster_resil.errors import SourceUnreachable, VaultError
-from dagster_resil.postgres.archive import Section, TableOfContents
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.globals_file import NotAsWritten, Part, read_globals_file
 from dagster_resil.postgres.looking import looking_tables
 from dagster_resil.postgres.programs import Programs
 from dagster_resil.postgres.server import dies_with_us
-from dagster_resil.postgres.session import settle
+from dagster_resil.postgres.session import prepare_session
+from dagster_resil.postgres.table_of_contents import Section, TableOfContents
 from dagster_resil.process import Child, Completed, ProcessTimeout
 from dagster_resil.progress import Progress, Step
 
@@ -163,7 +163,7 @@ def apply_globals(
         with target.connect(
             autocommit=True, application_name="dagster_resil globals"
         ) as connection:
-            settle(connection, lock_timeout_s=0)
+            prepare_session(connection, lock_timeout_s=0)
             connection.execute(f"SET statement_timeout = {int(timeout_s * 1000)}")
             if in_place:
                 connection.execute("SET allow_in_place_tablespaces = on")
@@ -247,7 +247,7 @@ class RowLoader(Crew):
                     self._open.discard(connection)
 
     def _load_all(self, connection: Connection) -> None:
-        settle(connection, lock_timeout_s=0)
+        prepare_session(connection, lock_timeout_s=0)
         connection.execute(sql.SQL("SET client_encoding = {}").format(sql.Literal(self._encoding)))
         while not self.stopping.is_set():
             with self._lock:
@@ -414,7 +414,7 @@ def load_archive(
     if not defined.clean:
         return defined
     with target.connect(autocommit=True) as connection:
-        settle(connection)
+        prepare_session(connection)
         looking = looking_tables(connection)
     for stage, rows in enumerate(_stages(archive, looking)):
         folder = local

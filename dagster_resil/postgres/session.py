@@ -99,21 +99,25 @@ def without_login_triggers(connection: Connection, *, soon: bool = False) -> dic
     return {"event_triggers": "off"} if may else {}
 
 
-def settle(connection: Connection, *, lock_timeout_s: float = 60, gentle: bool = False) -> None:
+def prepare_session(
+    connection: Connection, *, lock_timeout_s: float = 60, gentle: bool = False
+) -> None:
     """Prepare a session for reading; needs to come before its first transaction's reads.
 
     :param gentle: on a source, nothing is written, there are no parallel workers (one connection
         costs one core), and no compiler, which takes longer than it saves on one pass over a table.
     """
     connection.execute(
-        settling(connection.info.server_version, lock_timeout_s=lock_timeout_s, gentle=gentle)
+        session_statement(
+            connection.info.server_version, lock_timeout_s=lock_timeout_s, gentle=gentle
+        )
     )
 
 
-def settling(
+def session_statement(
     server_version: int, *, lock_timeout_s: float = 60, gentle: bool = False
 ) -> sql.Composed:
-    """Return the statement that :func:`settle` runs.
+    """Return the statement that :func:`prepare_session` runs.
 
     :param server_version: 150018 for 15.18.
     """

@@ -64,7 +64,8 @@ def check_target(connection: Connection, manifest: Manifest, *, replace: str | N
             raise TargetRefused(
                 f"the target is the source itself, database {target.database!r}, and it holds "
                 f"{named}",
-                hint="restore into a new database beside it, look, and rename the two then",
+                hint="restore into a new database on that server, check it, and then rename both "
+                "databases",
             )
         if replace is None:
             raise TargetRefused(

@@ -29,9 +29,9 @@ from dagster_resil.records.verdict import Verdict, worst
 from dagster_resil.restore.guard import check_target
 from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.base import Vault
-from dagster_resil.verify.archive import STREAMED_BYTES, Archive
 from dagster_resil.verify.checks import Circumstance, judge, kind_of
 from dagster_resil.verify.compare import to_records
+from dagster_resil.verify.fetching import STREAMED_BYTES, Archive
 from dagster_resil.verify.loading import (
     CannotRead,
     archive_programs,
@@ -135,7 +135,7 @@ def _explained() -> Iterator[None]:
         ) from error
     except ProcessTimeout as error:
         raise RestoreFailed(
-            f"the restore was given up: {error}",
+            f"the restore was stopped: {error}",
             hint=f"{_PART_OF_THE_DATA}; then raise setting timeout_s",
         ) from error
 
@@ -193,11 +193,11 @@ def _not_whole(manifest: Manifest, check: Check, left: str) -> RestoreFailed | V
     if check.verdict is Verdict.FAIL:
         return RestoreFailed(
             f"backup {manifest.backup_id} is damaged: {check.summary}",
-            hint=f"{left}; use another backup (resil list), and look at this one with resil verify",
+            hint=f"{left}; use another backup (resil list), and inspect this one with resil verify",
         )
     return VaultUnreachable(
         f"backup {manifest.backup_id} can't be read whole: {check.summary}",
-        hint=f"{left}; try again when the vault and the way to it work",
+        hint=f"{left}; try again when the vault can be reached",
     )
 
 
@@ -329,7 +329,7 @@ def _load(
             f"restoring into {target.describe()} met an error: {loaded.errors[0]}"
             + (f" (and {more} more)" if more else ""),
             hint=f"{_PART_OF_THE_DATA} and begin with a new database; "
-            "a login that is no superuser may need setting owners=False",
+            "a login that is not a superuser may need setting owners=False",
         )
     return loaded
 
@@ -435,7 +435,7 @@ def restore_to_scratch(
             if not loaded.clean:
                 raise RestoreFailed(
                     f"restoring {manifest.backup_id} met an error: {loaded.errors[0]}",
-                    hint="see what resil verify says of this backup",
+                    hint="inspect this backup with resil verify",
                 )
             seconds["restore"] = round(time.monotonic() - began, 3)
             checks = [intact, restores_cleanly(scratch.version, seconds["restore"], loaded)]

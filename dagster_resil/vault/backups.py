@@ -108,7 +108,9 @@ class Backups:
         data = json.dumps(manifest.to_json(), ensure_ascii=False, indent=1).encode()
         # What can't be read back must not be called a backup.
         if parse_manifest(data, manifest.backup_id, self.vault.url) != manifest:
-            raise ManifestDamaged(f"the manifest of {manifest.backup_id} does not survive writing")
+            raise ManifestDamaged(
+                f"the manifest of {manifest.backup_id} can't be read back as it was written"
+            )
 
         beginning = folder(manifest.backup_id)
         # One listing: asking for each would be a round trip for every object of a large backup.
@@ -166,7 +168,7 @@ class Backups:
         for backup_id in swept:
             self.discard(backup_id)
         if swept:
-            log.info("cleared what %d killed backups of %s left", len(swept), name)
+            log.info("removed the remains of %d killed backups of %s", len(swept), name)
         return swept
 
     def put_receipt(self, receipt: Receipt) -> str:
@@ -457,7 +459,9 @@ class Backups:
             try:
                 return self.load(backup_id).source
             except ResilError as error:
-                log.warning("can't tell the source of %s: %s", backup_id, error.message)
+                log.warning(
+                    "the source of %s could not be determined: %s", backup_id, error.message
+                )
         return None
 
 

@@ -315,7 +315,7 @@ class GcsVault(Vault):
             or (there.size, there.crc32c) != (sums.size, sums.crc32c)
         ):
             raise self._exists(name)
-        log.info("an earlier try has written %s, although its answer was lost", name)
+        log.info("an earlier attempt has written %s, although its answer was lost", name)
         return {"size": there.size, "crc32c": there.crc32c}
 
     def _found(self, blob: storage.Blob) -> storage.Blob | None:
@@ -533,12 +533,12 @@ def _said(error: Exception) -> str:
     if isinstance(error, GoogleAuthError):
         return auth_said(error)
     if isinstance(error, requests.exceptions.InvalidJSONError):
-        return "an answer that is no JSON, so not Cloud Storage's"
+        return "an answer that is not JSON, so it is not from Cloud Storage"
     message = error.message if isinstance(error, GoogleAPICallError) else str(error)
     text = str(message).strip().splitlines()
     first = text[0] if text else type(error).__name__
     if isinstance(error, GoogleAPICallError) and first.endswith("unknown error"):
-        first = f"an answer of status {error.code} without a word"
+        first = f"an answer of status {error.code} without a message"
     # "POST https://…?uploadType=multipart: " before the words is no help to anybody.
     return re.sub(r"^[A-Z]+ https?://\S+: ", "", first)[:400]
 
@@ -550,7 +550,7 @@ def _outage_hint() -> str:
             f"does the local cloud at {local} run (python -m dagster_resil.localcloud), and "
             f"without faults ({local}/localcloud/faults)?"
         )
-    return "Cloud Storage or the way to it fails: try again, and look at its status page"
+    return "Cloud Storage or the network fails: try again, and look at its status page"
 
 
 def _caller(said: str) -> str:

@@ -220,7 +220,8 @@ def check_client(client: storage.Client) -> None:
         raise _elsewhere(local, endpoint)
     if not local and not endpoint.startswith("https://"):
         raise ConfigurationError(
-            f"the client of Cloud Storage is led to {endpoint}, which is neither Google's nor the "
+            f"the client of Cloud Storage is directed to {endpoint}, which is neither Google's "
+            f"nor the "
             "local cloud",
             hint=f"unset {_EMULATOR_VARIABLE} and {_OVERRIDE_VARIABLE}"
             + (

@@ -313,7 +313,7 @@ class Receiver:
             yield chunk
         if self.crc32c is not None and crc32c != _number(self.crc32c):
             raise self._damaged(
-                "the bytes that arrived do not have the checksum that Cloud Storage tells"
+                "the bytes that arrived do not have the checksum that Cloud Storage reports"
             )
 
     def _damaged(self, what: str) -> DamagedOnTheWay:
@@ -325,7 +325,7 @@ class Receiver:
         headers = {**self._headers, "Range": f"bytes={offset}-"}
         self._response = self._media.get(url, headers)
         if offset and self._response.status_code != 206:
-            raise self._damaged("Cloud Storage began anew where it was to go on")
+            raise self._damaged("Cloud Storage started from the beginning instead of resuming")
 
 
 class _Related:
@@ -388,7 +388,7 @@ def _document(response: requests.Response) -> dict[str, Any]:
     """
     document = response.json()
     if not isinstance(document, dict):
-        raise requests.exceptions.InvalidJSONError("an answer that is no JSON object")
+        raise requests.exceptions.InvalidJSONError("an answer that is not a JSON object")
     return document
 
 

@@ -204,7 +204,7 @@ def _open(name: str, tables: list[str], total: int) -> Check:
         name=name,
         verdict=Verdict.INCONCLUSIVE,
         summary=f"{len(tables):,} of {total:,} tables were written to while they were exported, so "
-        f"what they have to equal is not known: {shown}",
+        f"their expected contents are unknown: {shown}",
         details=tuple(f"{table}: {_UNSETTLED}" for table in tables[:DETAILS_SHOWN]),
     )
 

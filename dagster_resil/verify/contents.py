@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.fingerprints import FingerprintForm, read_contents
 from dagster_resil.postgres.inventory import read_large_objects
-from dagster_resil.postgres.session import settle
+from dagster_resil.postgres.session import prepare_session
 from dagster_resil.postgres.tables import Relation, in_batches, list_tables
 from dagster_resil.progress import Progress, Step
 from dagster_resil.records.inventory import LargeObjects
@@ -43,7 +43,7 @@ def read_tables(
     :param leave_out: tables ("schema.name") that the source's login could not read.
     """
     with endpoint.connect(autocommit=True) as connection:
-        settle(connection)
+        prepare_session(connection)
         relations = [
             relation
             for relation in list_tables(connection)
@@ -60,7 +60,7 @@ def read_tables(
 
     def work() -> None:
         with endpoint.connect(autocommit=True) as connection:
-            settle(connection)
+            prepare_session(connection)
             while True:
                 try:
                     batch = todo.get_nowait()

@@ -28,7 +28,7 @@ from dagster_resil.records.expected import Expected
 from dagster_resil.records.manifest import Manifest
 from dagster_resil.records.receipt import Check
 from dagster_resil.records.verdict import Verdict
-from dagster_resil.verify.archive import Archive
+from dagster_resil.verify.fetching import Archive
 
 
 class CannotRead(Exception):

@@ -36,11 +36,11 @@ from dagster_resil.records.receipt import Check, Receipt
 from dagster_resil.records.verdict import Verdict, worst
 from dagster_resil.vault.backups import Backups
 from dagster_resil.vault.base import Vault
-from dagster_resil.verify.archive import STREAMED_BYTES, Archive
 from dagster_resil.verify.checks import judge, kind_of, names
 from dagster_resil.verify.compare import (
     to_records,
 )
+from dagster_resil.verify.fetching import STREAMED_BYTES, Archive
 from dagster_resil.verify.loading import (
     CannotRead,
     archive_programs,
@@ -137,11 +137,11 @@ def verify_backup(
     except CannotProve as error:
         findings.rest_is_open(_in_one_line(error))
     except ProcessTimeout as error:
-        findings.rest_is_open(f"the restore was given up: {error}")
+        findings.rest_is_open(f"the restore was stopped: {error}")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        findings.rest_is_open(f"no space left to prove it on: {error.strerror}")
+        findings.rest_is_open(f"no disk space is left for the scratch server: {error.strerror}")
     except SourceUnreachable as error:
         findings.rest_is_open(f"the scratch server is gone: {error.message}")
     except psycopg.Error as error:
@@ -214,7 +214,7 @@ def _prove(
         if verdict is Verdict.FAIL:
             findings.rest_is_open("the archive is damaged, so it was not restored")
         elif verdict is not Verdict.PASS:
-            findings.rest_is_open("the archive did not arrive whole, so there is no proof")
+            findings.rest_is_open("the archive could not be read completely, so nothing is proved")
         return verdict
 
     if not fetched:

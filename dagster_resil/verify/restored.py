@@ -31,7 +31,7 @@ from dagster_resil.postgres.server_inventory import (
     compare_server_inventories,
     take_server_inventory,
 )
-from dagster_resil.postgres.session import settle
+from dagster_resil.postgres.session import prepare_session
 from dagster_resil.progress import Progress, Step
 from dagster_resil.records.expected import Expected
 from dagster_resil.records.inventory import LargeObjects
@@ -118,7 +118,7 @@ class RestoredBackup:
         tables = compare_tables(manifest.tables, restored.tables, moving=restored.moving)
         progress(Step("comparing the schema"))
         with self.target.connect(autocommit=True) as connection:
-            settle(connection)
+            prepare_session(connection)
             differences, unsettled = self._compare_schema()
             # Before the settings, which could be in its way.
             with_tablespaces = (
@@ -273,8 +273,8 @@ def _compare_globals(
 def _catalogues_not_compared(expected: Expected) -> Iterator[str]:
     if missing := parts_left_out(expected.catalogues):
         yield (
-            "what pg_dump does not write of PostgreSQL's own objects and extensions (the backup, "
-            f"of an earlier release, does not say what it was): {', '.join(missing)}"
+            "what pg_dump does not write of PostgreSQL's own objects and extensions (an earlier "
+            f"release took the backup, and did not record it): {', '.join(missing)}"
         )
 
 
@@ -286,8 +286,8 @@ def _globals_not_compared(
         return ()
     if expected.globals is None:
         found.append(
-            "attributes of roles, tablespaces and grants on parameters (the backup, of an earlier "
-            "release, does not say what they were)"
+            "attributes of roles, tablespaces and grants on parameters (an earlier release took "
+            "the backup, and did not record them)"
         )
     elif not with_tablespaces:
         found.append("tablespaces (the scratch server makes none in its own folder)")

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 from dagster_resil.errors import CannotProve
-from dagster_resil.postgres.archive import STATE_OF_MADE_UP_TRIGGER, for_server
 from dagster_resil.postgres.catalogues import money_settings
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.inventory import SchemaDifference, compare_inventories
@@ -25,6 +24,7 @@ from dagster_resil.postgres.load import HARMLESS
 from dagster_resil.postgres.programs import Programs
 from dagster_resil.postgres.server import dies_with_us
 from dagster_resil.postgres.session import FOR_DUMPS, differing
+from dagster_resil.postgres.table_of_contents import STATE_OF_MADE_UP_TRIGGER, for_server
 from dagster_resil.process import Child
 
 __all__ = [
@@ -153,7 +153,7 @@ def compare_schemas(
     redump: Callable[[str], str],
     mappings_hidden: bool = False,
 ) -> list[SchemaDifference]:
-    """Compare two dumps of schemas; settle a mere difference of wording.
+    """Compare two dumps of schemas; resolve a mere difference of wording.
 
     :param redump: loads a dump into an empty database and returns that one's dump.
     :param mappings_hidden: as :func:`compare_dumps` has it.
@@ -167,8 +167,8 @@ def compare_schemas(
         return compare(redump(source_dump), redump(restored_dump))
     except RedumpFailed as error:
         raise CannotProve(
-            f"the schemas' dumps differ ({differences[0]}), and whether in more than their wording "
-            f"could not be settled, since loading them again failed: {error}",
+            f"the schemas' dumps differ ({differences[0]}), and it could not be determined whether "
+            f"in more than their wording, because loading them again failed: {error}",
             hint="the words above are psql's",
         ) from None
 

@@ -10,9 +10,9 @@ import pytest
 
 from dagster_resil.backup.agreement import (
     check_same_source,
+    comparable_lines,
     large_objects_table,
     placed,
-    settled_text,
     tables_of,
 )
 from dagster_resil.backup.snapshot import SnapshotRaced
@@ -133,7 +133,7 @@ def test_two_dumps_of_one_schema_differ_in_a_token_alone(tmp_path: Path) -> None
     for token in ("a1", "b2"):
         file = tmp_path / token
         file.write_text(f"\\restrict {token}\nCREATE TABLE t (\n);\n\\unrestrict {token}\n")
-        texts.append(settled_text(file))
+        texts.append(comparable_lines(file))
     assert texts[0] == texts[1]
     (tmp_path / "c").write_text("\\restrict c\nCREATE TABLE u (\n);\n\\unrestrict c\n")
-    assert settled_text(tmp_path / "c") != texts[0]
+    assert comparable_lines(tmp_path / "c") != texts[0]

@@ -16,7 +16,7 @@ from dagster_resil.backup.settings import Comparison
 from dagster_resil.demo.damage import LocalBackup, change_one_value
 from dagster_resil.demo.laptop import url_of
 from dagster_resil.errors import BackupFailed
-from dagster_resil.postgres import archive
+from dagster_resil.postgres import table_of_contents
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault.base import Vault
@@ -171,7 +171,7 @@ def test_a_backup_of_an_earlier_release_is_verified_as_before(
         b"CREATE TABLE bytes AS SELECT '\xe9\xff'::text AS a",
     )
     with monkeypatch.context() as earlier:
-        earlier.setitem(archive._CODECS, "SQL_ASCII", "utf-8")
+        earlier.setitem(table_of_contents._CODECS, "SQL_ASCII", "utf-8")
         manifest = take_backup(replace(database, ascii_encoding="UTF8"), vault, name="app")
     file = tmp_path / "vault" / manifest_name(manifest.backup_id)
     document = json.loads(file.read_text())

@@ -52,7 +52,7 @@ def operations(sql: Google, kind: str, instance: str, project: str = PROJECT) ->
     return [each for each in found if each["operationType"] == kind]
 
 
-def settle(sql: Google) -> None:
+def prepare_session(sql: Google) -> None:
     """Wait until no operation is under way."""
     deadline = time.monotonic() + _IDLE_TIMEOUT_S
     for project in (PROJECT, SCRATCH):
@@ -68,7 +68,7 @@ def remove_others(sql: Google) -> None:
     """Remove every instance but the protected one."""
     for project in (PROJECT, SCRATCH):
         while left := [each for each in names(sql, project) if each != SOURCE]:
-            settle(sql)
+            prepare_session(sql)
             for name in left:
                 found = sql.get(name, project=project)
                 if found["settings"].get("deletionProtectionEnabled"):

@@ -108,7 +108,7 @@ def test_deleting(sql: Google, client: CloudSql) -> None:
     with pytest.raises(CloudSqlError, match="can't delete instance orders") as refused:
         client.delete(SOURCE)
     assert "--no-deletion-protection" in refused.value.hint
-    with pytest.raises(CloudSqlError, match="is none of our temporary ones"):
+    with pytest.raises(CloudSqlError, match="is not a temporary instance"):
         client.unprotect(SOURCE)
     assert client.instance(SOURCE).deletion_protected
 

@@ -15,7 +15,7 @@ from google.cloud import storage
 
 from dagster_resil.cloudsql.client import CloudSql
 from dagster_resil.errors import CloudSqlError, InstanceMissing, OperationUnfinished
-from tests.cloudsql.instances import SOURCE, connected, grant, names, operations, settle
+from tests.cloudsql.instances import SOURCE, connected, grant, names, operations, prepare_session
 from tests.localcloud.cloudsql import PROJECT
 from tests.localcloud.cloudsql import CloudSql as Google
 
@@ -159,12 +159,12 @@ def test_nothing_is_sent_again_unseen(sql: Google, uri: str) -> None:
     sql.cloud.fault("error", method="sql.instances.export", status=503, when="after")
     sql.cloud.fault("error", method="sql.operations.list", status=503, skip=1)
     with pytest.raises(
-        OperationUnfinished, match=r"can't tell whether .* gave no answer about oper"
+        OperationUnfinished, match=r"it is unknown whether .* gave no answer about oper"
     ):
         client.export(SOURCE, database="shop", uri=uri)
     assert sent(sql, "sql.instances.export") == 1
     sql.cloud.mend()
-    settle(sql)
+    prepare_session(sql)
     # Somebody does it again: what is there is not written over.
     with pytest.raises(CloudSqlError, match="already exists"):
         client.export(SOURCE, database="shop", uri=uri)
@@ -204,13 +204,15 @@ def test_a_turn_that_does_not_come(sql: Google, uri: str) -> None:
         instance=SOURCE,
         body={"exportContext": {"fileType": "SQL", "uri": f"{uri}.sql", "databases": ["shop"]}},
     ).execute()
-    with pytest.raises(CloudSqlError, match="another operation has the instance") as refused:
+    with pytest.raises(
+        CloudSqlError, match="another operation is running on the instance"
+    ) as refused:
         client.export(SOURCE, database="shop", uri=uri)
     assert f"EXPORT {first['name']}" in refused.value.message
-    with pytest.raises(CloudSqlError, match="another operation has the instance"):
+    with pytest.raises(CloudSqlError, match="another operation is running on the instance"):
         client.clone(SOURCE, "target")
     assert names(sql) == [SOURCE]
-    settle(sql)
+    prepare_session(sql)
 
 
 def test_a_stuck_export_is_ended(
@@ -247,11 +249,11 @@ def test_an_export_that_nobody_waits_for_is_ended(
     sql.cloud.fault("denied", method="sql.operations.cancel")
     with pytest.raises(KeyboardInterrupt):
         client.export(SOURCE, database="shop", uri=f"{uri}2", watch=watch)
-    assert "may be under way still: it can't be cancelled" in caplog.text
+    assert "may still be running: it can't be cancelled" in caplog.text
     sql.cloud.mend()
     (stuck,) = [each for each in operations(sql, "EXPORT", SOURCE) if each["status"] != "DONE"]
     sql.operations.cancel(project=PROJECT, operation=stuck["name"]).execute()
-    settle(sql)
+    prepare_session(sql)
 
 
 def test_operations_that_fail(sql: Google, client: CloudSql, uri: str) -> None:

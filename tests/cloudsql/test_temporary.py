@@ -19,7 +19,7 @@ from dagster_resil.cloudsql import ownership
 from dagster_resil.cloudsql.client import CloudSql
 from dagster_resil.cloudsql.temporary import PREFIX, sweep, temporary_clone
 from dagster_resil.errors import CloudSqlError, ConfigurationError, OperationUnfinished
-from tests.cloudsql.instances import SCRATCH, SOURCE, connected, names, operations, settle
+from tests.cloudsql.instances import SCRATCH, SOURCE, connected, names, operations, prepare_session
 from tests.localcloud.cloudsql import PROJECT
 from tests.localcloud.cloudsql import CloudSql as Google
 
@@ -149,10 +149,12 @@ def test_a_clone_that_is_stuck_is_left_to_the_janitor(sql: Google) -> None:
     # Not while an operation has it, which is told where it has lasted for too long, nor while it
     # is new.
     assert sweep(patient, alive=dead, older_than_s=3600) == []
-    with pytest.raises(CloudSqlError, match=f"{left} .* and an operation has it still") as stuck:
+    with pytest.raises(
+        CloudSqlError, match=f"{left} .* and an operation is still running on it"
+    ) as stuck:
         sweep(patient, alive=dead, older_than_s=0)
     assert f"gcloud sql operations list --instance={left}" in stuck.value.hint
-    settle(sql)
+    prepare_session(sql)
     assert sweep(patient, alive=dead, older_than_s=3600) == []
     assert sweep(patient, alive=dead, older_than_s=0) == [left]
     assert names(sql) == [SOURCE]
@@ -284,7 +286,7 @@ def test_nothing_else_is_ever_touched(sql: Google, client: CloudSql) -> None:
     assert sweep(client, alive=dead, older_than_s=0) == []
     assert names(sql) == before
     for name, _ in [*real, (SOURCE, {})]:
-        with pytest.raises(CloudSqlError, match="is none of our temporary ones"):
+        with pytest.raises(CloudSqlError, match="is not a temporary instance"):
             client.unprotect(name)
         assert client.instance(name).deletion_protected
 
@@ -327,7 +329,7 @@ def test_a_worker_that_is_killed(sql: Google, client: CloudSql, where: str) -> N
         finally:
             worker.send_signal(signal.SIGKILL)
     sql.cloud.mend()
-    settle(sql)
+    prepare_session(sql)
     (left,) = [each for each in names(sql) if each != SOURCE]
     assert sweep(client, alive=alive, older_than_s=3600) == []
     assert sweep(client, alive=dead, older_than_s=0) == [left]

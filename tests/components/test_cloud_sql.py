@@ -109,7 +109,7 @@ def test_the_drill(project: CloudProject) -> None:
     nothing = project.run("app_drill", project.defs())
     assert nothing.success
     assert project.drilled().metadata["verdict"].value == "INCONCLUSIVE"
-    assert "no backup shows" in project.drilled().description
+    assert "no backup of" in project.drilled().description
 
     project.sql.execute(project.instance_name, "CREATE UNLOGGED TABLE passing AS SELECT 1 AS n")
     taken = project.materialize()
@@ -119,7 +119,7 @@ def test_the_drill(project: CloudProject) -> None:
     drilled = project.run("app_drill", project.defs())
     assert drilled.success, failure(drilled)
     assert project.drilled().passed, project.drilled().description
-    assert "600 rows in 3 tables as they were, not looked at public.passing (unlogged" in (
+    assert "600 rows in 3 tables as they were; not compared: public.passing (unlogged" in (
         project.drilled().description
     )
     assert project.drilled().metadata["restore_seconds"].value > 0
@@ -153,7 +153,7 @@ def test_a_drill_passes_over_what_shows_another_instance(project: CloudProject) 
     file.write_text(json.dumps(document))
     assert project.run("app_drill", project.defs()).success
     assert project.drilled().metadata["verdict"].value == "INCONCLUSIVE"
-    assert f"no backup shows local:europe-west1:{project.instance_name}" in (
+    assert f"no backup of local:europe-west1:{project.instance_name}" in (
         project.drilled().description
     )
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from dagster_resil.demo.databases import load
-from dagster_resil.postgres.archive import ArchiveUnreadable, read_contents
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.custom import CustomArchive
 from dagster_resil.postgres.programs import Programs
+from dagster_resil.postgres.table_of_contents import ArchiveUnreadable, read_contents
 from dagster_resil.process import run
 from tests.conftest import Source, stock
-from tests.postgres.test_archive import FORMATS, dumped
+from tests.postgres.test_table_of_contents import FORMATS, dumped
 
 LARGE_OBJECTS = (
     "SELECT lo_from_bytea(4711, ''), lo_from_bytea(4712, 'hello'), "

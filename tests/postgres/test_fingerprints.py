@@ -12,7 +12,7 @@ from psycopg import sql
 from dagster_resil.backup import reading
 from dagster_resil.postgres.connection import Connection
 from dagster_resil.postgres.fingerprints import DIRECT, PACKED, UNSEEN, default_form, read_contents
-from dagster_resil.postgres.session import settle
+from dagster_resil.postgres.session import prepare_session
 from dagster_resil.postgres.tables import list_tables
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault import open_vault
@@ -38,7 +38,7 @@ def test_every_other_value_shows(source: Source, form: str, wrapped: str) -> Non
         form = default_form(source.major * 10_000)
     endpoint = source.create()
     with owner_session(endpoint) as connection:
-        settle(connection)
+        prepare_session(connection)
         connection.execute("CREATE SCHEMA s")
         names: dict[str, list[str]] = {}
         for number, (type_name, values) in enumerate(values_of(source.major).items()):

@@ -15,7 +15,7 @@ from dagster_resil.postgres.inventory import take_inventory
 from dagster_resil.postgres.quoting import escaped, quoted_value
 from dagster_resil.postgres.server import hand_over
 from dagster_resil.postgres.server_inventory import take_server_inventory
-from dagster_resil.postgres.session import settle
+from dagster_resil.postgres.session import prepare_session
 from dagster_resil.process import run
 from dagster_resil.records.inventory import Item
 from dagster_resil.records.manifest import Manifest
@@ -106,7 +106,7 @@ def fill(source: Source, folder: Path) -> Endpoint:
 
 def around(endpoint: Endpoint, *, tablespaces: bool) -> tuple[list[Item], list[Item]]:
     with endpoint.connect(autocommit=True) as connection:
-        settle(connection)
+        prepare_session(connection)
         kinds = {"ROLE MEMBERSHIP", "ROLE SETTING", "DATABASE SETTING", "DATABASE"}
         inventory = take_inventory(connection)
         items = [item for item in inventory.items if item.kind in kinds]

@@ -21,7 +21,7 @@ from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.fingerprints import default_form, read_contents
 from dagster_resil.postgres.programs import find_all
 from dagster_resil.postgres.scratch import scratch_server, sweep
-from dagster_resil.postgres.session import settle
+from dagster_resil.postgres.session import prepare_session
 from dagster_resil.postgres.tables import list_tables
 from dagster_resil.process import run
 from dagster_resil.records.verdict import Verdict
@@ -35,7 +35,7 @@ from tests.taking import restore_backup, take_backup
 
 def fingerprints(endpoint: Endpoint) -> dict[str, tuple[int, str | None]]:
     with endpoint.connect(autocommit=True) as connection:
-        settle(connection)
+        prepare_session(connection)
         form = default_form(connection.info.server_version)
         found = {}
         for table in list_tables(connection):
@@ -82,8 +82,8 @@ def test_restore_sh_gives_equal_fingerprints_on_another_server(
         assert done.returncode == 0, done.stderr
         assert fingerprints(target) == fingerprints(endpoint)
         with target.connect(autocommit=True) as there, endpoint.connect(autocommit=True) as here:
-            settle(there)
-            settle(here)
+            prepare_session(there)
+            prepare_session(here)
             # Roles, memberships, settings and grants came along.
             assert read_globals(there) == read_globals(here)
         again = sh(folder, source, target)

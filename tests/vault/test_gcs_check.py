@@ -193,5 +193,5 @@ def test_what_killed_backups_left_is_for_who_may_delete(
         for key, value in cloud.running.environment(account).items():
             monkeypatch.setenv(key, value)
         _, found = said("--vault", f"gs://{bucket.name}/v")
-        [line] = [each for what, each in found.items() if "killed backups" in what]
+        [line] = [each for what, each in found.items() if "were killed" in what]
         assert words in str(line["hint"])

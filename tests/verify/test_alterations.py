@@ -23,7 +23,7 @@ from dagster_resil.backup.settings import Comparison
 from dagster_resil.demo.damage import LocalBackup
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.fingerprints import FingerprintForm, default_form, read_contents
-from dagster_resil.postgres.session import settle
+from dagster_resil.postgres.session import prepare_session
 from dagster_resil.postgres.tables import list_tables
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault import open_vault
@@ -172,7 +172,7 @@ def fill(
 @pytest.fixture
 def connection(source: Source) -> Iterator[Connection]:
     with owner_session(source.create()) as session:
-        settle(session)
+        prepare_session(session)
         yield session
 
 
@@ -248,7 +248,7 @@ def test_the_tables_of_an_archive_that_were_changed_are_named(
     chance = random.Random(SEED)
     endpoint = source.create()
     with owner_session(endpoint) as session:
-        settle(session)
+        prepare_session(session)
         values = made_types(session)
         tables = [
             table

@@ -12,7 +12,7 @@ from dagster_resil.demo.damage import LocalBackup
 from dagster_resil.postgres.catalogues import Catalogues, compare_catalogues, read_catalogues
 from dagster_resil.postgres.connection import Connection, Endpoint
 from dagster_resil.postgres.inventory import compare_inventories
-from dagster_resil.postgres.session import settle
+from dagster_resil.postgres.session import prepare_session
 from dagster_resil.records.inventory import Inventory, Item
 from dagster_resil.records.receipt import Receipt
 from dagster_resil.records.verdict import Verdict
@@ -54,7 +54,7 @@ def restored_by_script(source: Source, backup: LocalBackup, jobs: int = 2) -> En
 
 def read(endpoint: Endpoint, query: str) -> object:
     with endpoint.connect(autocommit=True) as connection:
-        settle(connection)
+        prepare_session(connection)
         row = connection.execute(query).fetchone()
         return row[0] if row else None
 
@@ -515,7 +515,7 @@ def test_nothing_is_found_that_is_not_there(source: Source, kind: str, tmp_path:
 def chosen(endpoint: Endpoint) -> set[str]:
     """Return what is listed as changed, besides what is listed of every database."""
     with endpoint.connect(autocommit=True) as connection:
-        settle(connection)
+        prepare_session(connection)
         adjusted = {adjustment.tag for adjustment in read_adjustments(connection)}
         found = read_catalogues(connection)
     listed = {"text search configurations", "members of extensions", "languages"}
@@ -685,7 +685,7 @@ def test_a_connection_for_catalogues_needs_no_superuser(one_source: Source) -> N
     try:
         login = Endpoint({**endpoint.parameters, "user": "looks"}, "x", private=True)
         with login.connect(autocommit=True) as session:
-            settle(session)
+            prepare_session(session)
             found: Connection = session
             assert set(read_catalogues(found)) >= {"functions", "row types", "objects"}
     finally:

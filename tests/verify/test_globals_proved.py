@@ -16,7 +16,7 @@ from dagster_resil.postgres.globals_file import NotAsWritten, read_globals_file
 from dagster_resil.postgres.inventory import take_inventory
 from dagster_resil.postgres.load import apply_globals
 from dagster_resil.postgres.server_inventory import take_server_inventory
-from dagster_resil.postgres.session import settle
+from dagster_resil.postgres.session import prepare_session
 from dagster_resil.records.expected import INVENTORY_OBJECT
 from dagster_resil.records.receipt import Receipt
 from dagster_resil.records.verdict import Verdict
@@ -442,7 +442,7 @@ def test_names_of_another_encoding_are_left_out(tmp_path: Path) -> None:
             "GRANT CREATE ON TABLESPACE third TO grün, duo",
         )
         with endpoint.connect(autocommit=True) as connection:
-            settle(connection)
+            prepare_session(connection)
             found = read_globals(connection)
             inventory, around_it = take_inventory(connection), take_server_inventory(connection)
         in_utf8 = "is not valid in the database's encoding UTF8"
@@ -462,7 +462,7 @@ def test_names_of_another_encoding_are_left_out(tmp_path: Path) -> None:
             for part in ("roles", "tablespaces", "settings"):
                 assert apply_globals(target, file, part=part, in_place=True).clean
             with target.connect(autocommit=True) as connection:
-                settle(connection)
+                prepare_session(connection)
                 assert take_server_inventory(connection) == around_it
                 again = take_inventory(connection)
         kinds = {"ROLE MEMBERSHIP", "ROLE SETTING", "DATABASE"}
@@ -480,7 +480,7 @@ def test_bytes_of_no_encoding_are_kept_in_sql_ascii(tmp_path: Path) -> None:
         found = []
         for place in (endpoint, target):
             with place.connect(autocommit=True) as connection:
-                settle(connection)
+                prepare_session(connection)
                 if place is endpoint:
                     for statement in (
                         b'CREATE ROLE "gr\xfcn"',

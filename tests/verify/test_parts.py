@@ -13,7 +13,7 @@ import pytest
 from dagster_resil.backup.reader import compressed
 from dagster_resil.demo.damage import LocalBackup
 from dagster_resil.errors import VaultError
-from dagster_resil.postgres.archive import read_contents
+from dagster_resil.postgres.table_of_contents import read_contents
 from dagster_resil.records.receipt import Receipt
 from dagster_resil.records.verdict import Verdict
 from dagster_resil.vault import open_vault

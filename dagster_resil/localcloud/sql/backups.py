@@ -16,13 +16,13 @@ from typing import Any
 from dagster_resil.errors import ResilError
 from dagster_resil.localcloud.protocol import Answer, ApiError, Request, not_done
 from dagster_resil.localcloud.sql.access import Access
-from dagster_resil.localcloud.sql.archive import Archive
 from dagster_resil.localcloud.sql.clusters import Clusters
 from dagster_resil.localcloud.sql.discovery import format_time
 from dagster_resil.localcloud.sql.errors import invalid_request
 from dagster_resil.localcloud.sql.instances import Instances, without_nulls
-from dagster_resil.localcloud.sql.operations import Operations, Running, page
+from dagster_resil.localcloud.sql.operation_log import Operations, Running, page
 from dagster_resil.localcloud.sql.store import Backup, Instance, Store
+from dagster_resil.localcloud.sql.wal_archive import Archive
 
 _MOST_RESULTS = 100
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from dagster_resil.localcloud.protocol import Answer, ApiError, Request, not_done
 from dagster_resil.localcloud.sql.access import Access
-from dagster_resil.localcloud.sql.archive import Archive
 from dagster_resil.localcloud.sql.clusters import (
     Clusters,
     command_path,
@@ -23,8 +22,9 @@ from dagster_resil.localcloud.sql.clusters import (
 from dagster_resil.localcloud.sql.discovery import format_time, format_time_up, parse_time
 from dagster_resil.localcloud.sql.errors import OperationFailed, invalid_request
 from dagster_resil.localcloud.sql.instances import Instances, without_nulls
-from dagster_resil.localcloud.sql.operations import Operations, Running
+from dagster_resil.localcloud.sql.operation_log import Operations, Running
 from dagster_resil.localcloud.sql.store import Base, Instance, Store
+from dagster_resil.localcloud.sql.wal_archive import Archive
 
 _RECOVERY_TIMEOUT_S = 600
 _NOT_DONE = ("binLogCoordinates", "databaseNames", "sourceInstanceDeletionTime", "pitrTimestampMs")

@@ -21,7 +21,7 @@ from dagster_resil.localcloud.sql.clusters import (
 )
 from dagster_resil.localcloud.sql.errors import invalid_request
 from dagster_resil.localcloud.sql.instances import check_running
-from dagster_resil.localcloud.sql.operations import Operations
+from dagster_resil.localcloud.sql.operation_log import Operations
 from dagster_resil.localcloud.sql.store import Instance
 from dagster_resil.postgres.connection import Connection
 

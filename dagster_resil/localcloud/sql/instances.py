@@ -12,13 +12,13 @@ from typing import Any
 from dagster_resil.localcloud.identities import Identities
 from dagster_resil.localcloud.protocol import Answer, ApiError, Request, not_done
 from dagster_resil.localcloud.sql.access import Access
-from dagster_resil.localcloud.sql.archive import Archive
 from dagster_resil.localcloud.sql.clusters import OWN_SETTINGS, Clusters
 from dagster_resil.localcloud.sql.discovery import format_time
 from dagster_resil.localcloud.sql.errors import in_progress, invalid_request
-from dagster_resil.localcloud.sql.operations import Operations, Running, page
+from dagster_resil.localcloud.sql.operation_log import Operations, Running, page
 from dagster_resil.localcloud.sql.outages import Outages
 from dagster_resil.localcloud.sql.store import Instance, Store
+from dagster_resil.localcloud.sql.wal_archive import Archive
 
 REGIONS = ("europe-west1", "us-east1")
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,95}[a-z0-9])?")
@@ -175,7 +175,7 @@ class Instances:
         """Have an instance RUNNABLE whose server runs."""
         if base and instance.has_recovery:
             self._archive.take_base(instance, "first")
-        self._outages.settle(self._store.change(instance.key, state="RUNNABLE"))
+        self._outages.prepare_session(self._store.change(instance.key, state="RUNNABLE"))
 
     def failed(self, instance: Instance) -> None:
         """Leave an instance FAILED that could not be made: it is there until it is deleted."""

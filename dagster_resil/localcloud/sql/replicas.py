@@ -15,7 +15,7 @@ from dagster_resil.localcloud.sql.access import Access
 from dagster_resil.localcloud.sql.clusters import Clusters, place_file, slot_name
 from dagster_resil.localcloud.sql.errors import OperationFailed, invalid_request
 from dagster_resil.localcloud.sql.instances import Instances, check_running
-from dagster_resil.localcloud.sql.operations import Operations, Running
+from dagster_resil.localcloud.sql.operation_log import Operations, Running
 from dagster_resil.localcloud.sql.outages import Outages
 from dagster_resil.localcloud.sql.store import Instance, Store
 

@@ -20,7 +20,6 @@ from dagster_resil.localcloud.faults import Switch
 from dagster_resil.localcloud.identities import Identities
 from dagster_resil.localcloud.protocol import Answer, ApiError, Request, Route, invalid, not_done
 from dagster_resil.localcloud.sql.access import Access
-from dagster_resil.localcloud.sql.archive import Archive
 from dagster_resil.localcloud.sql.backups import Backups
 from dagster_resil.localcloud.sql.clock import Clock
 from dagster_resil.localcloud.sql.clones import Clones
@@ -37,11 +36,12 @@ from dagster_resil.localcloud.sql.discovery import (
 )
 from dagster_resil.localcloud.sql.errors import malformed
 from dagster_resil.localcloud.sql.instances import Instances
-from dagster_resil.localcloud.sql.operations import Operations
+from dagster_resil.localcloud.sql.operation_log import Operations
 from dagster_resil.localcloud.sql.outages import Outages
 from dagster_resil.localcloud.sql.replicas import Replicas
 from dagster_resil.localcloud.sql.store import Instance, Store
 from dagster_resil.localcloud.sql.transfers import Transfers
+from dagster_resil.localcloud.sql.wal_archive import Archive
 from dagster_resil.localcloud.storage.resources import selected
 from dagster_resil.postgres.server import ServerFailed
 

@@ -32,7 +32,7 @@ from dagster_resil.localcloud.sql.clusters import (
 )
 from dagster_resil.localcloud.sql.errors import OperationFailed, invalid_request
 from dagster_resil.localcloud.sql.instances import check_running, without_nulls
-from dagster_resil.localcloud.sql.operations import Operations, Running
+from dagster_resil.localcloud.sql.operation_log import Operations, Running
 from dagster_resil.localcloud.sql.store import Instance
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.server import hand_over

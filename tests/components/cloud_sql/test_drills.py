@@ -92,7 +92,7 @@ def test_an_archive_that_lags(project: CloudProject) -> None:
     time.sleep(1.5)
     verdict, words = drilled(project, **point)
     assert verdict == "FAIL"
-    assert re.search(r"is \d+ s ago, more than 1 s; no backup shows .* that lies in", words)
+    assert re.search(r"is \d+ s ago, more than 1 s; no backup of .* has a snapshot within", words)
     verdict, words = drilled(project)
     assert verdict == "INCONCLUSIVE"
 

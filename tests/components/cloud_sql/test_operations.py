@@ -65,7 +65,7 @@ def test_a_clone_that_takes_too_long_is_removed_later(
             "the end of the clone",
         )
     # It is whole by now, but has no labels: a worker may be about to give it some.
-    assert sweep(project) == f"{left} stays for now: it has no labels yet, and is young"
+    assert sweep(project) == f"{left} stays for now: it has no labels yet and was created recently"
     monkeypatch.setattr("dagster_resil.cloudsql.temporary._TURN_S", 0)
     assert sweep(project) == f"removed {left}"
     clean(project)

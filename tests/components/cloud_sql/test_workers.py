@@ -95,7 +95,7 @@ def test_what_a_killed_worker_has_left(
         assert run.run_id in left
         project.instance.report_run_failed(run, "the worker is gone")
         # Its export is under way still: an instance with an operation can't be deleted.
-        assert sweep(project, **config) == f"{left} stays for now: an operation has it"
+        assert sweep(project, **config) == f"{left} stays for now: an operation is running on it"
         [stuck] = [each for each in operations(sql, "EXPORT") if each["targetId"] == left]
         sql.operations.cancel(project=PROJECT, operation=stuck["name"]).execute()
         until(

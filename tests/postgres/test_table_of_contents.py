@@ -12,7 +12,9 @@ from typing import Literal
 import pytest
 
 from dagster_resil.demo.databases import load
-from dagster_resil.postgres.archive import (
+from dagster_resil.postgres.connection import Endpoint
+from dagster_resil.postgres.programs import Programs
+from dagster_resil.postgres.table_of_contents import (
     ArchiveUnreadable,
     Entry,
     Section,
@@ -20,8 +22,6 @@ from dagster_resil.postgres.archive import (
     read_contents,
     sequence_value,
 )
-from dagster_resil.postgres.connection import Endpoint
-from dagster_resil.postgres.programs import Programs
 from dagster_resil.process import Completed, run
 from tests.conftest import Source, stock
 

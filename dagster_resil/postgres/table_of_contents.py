@@ -597,7 +597,7 @@ def read_contents(data: bytes, encoding: str = "UTF8") -> TableOfContents:
     header = _read_header(reader, "directory", _DIRECTORY)
     entries = tuple(_read_entry(reader, header.version) for _ in range(reader.integer()))
     if reader.at != len(data):
-        raise ArchiveUnreadable("the archive's toc.dat has bytes behind its end")
+        raise ArchiveUnreadable("the archive's toc.dat has bytes after its end")
     return replace(header, entries=entries)
 
 

@@ -19,9 +19,9 @@ from dagster_resil.backup.dump import judge, source_error
 from dagster_resil.backup.keeping import PAUSES_S, Store, StoreMany
 from dagster_resil.crew import Crew
 from dagster_resil.errors import VaultError
-from dagster_resil.postgres.archive import ArchiveUnreadable, TableOfContents
 from dagster_resil.postgres.custom import CustomArchive, DataFile
 from dagster_resil.postgres.load import END_OF_DATA
+from dagster_resil.postgres.table_of_contents import ArchiveUnreadable, TableOfContents
 from dagster_resil.process import Child, ProcessTimeout
 from dagster_resil.records.manifest import StoredObject
 

@@ -28,7 +28,7 @@ ROWS_FILE = re.compile(r"archive/[0-9]+\.dat\.gz$")
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dagster_resil.backup.archive.PAUSES_S", (0.01, 0.02, 0.03))
+    monkeypatch.setattr("dagster_resil.backup.dump_archive.PAUSES_S", (0.01, 0.02, 0.03))
 
 
 @pytest.fixture

@@ -24,8 +24,13 @@ from dagster_resil.errors import (
     VaultError,
     VaultUnreachable,
 )
-from dagster_resil.postgres.archive import ArchiveUnreadable, TableOfContents, codec, read_contents
 from dagster_resil.postgres.load import Rows
+from dagster_resil.postgres.table_of_contents import (
+    ArchiveUnreadable,
+    TableOfContents,
+    codec,
+    read_contents,
+)
 from dagster_resil.progress import Progress, Step
 from dagster_resil.records.manifest import Manifest, StoredObject, Table
 from dagster_resil.records.receipt import Check
@@ -145,7 +150,7 @@ class Archive:
             for part in table.parts
             if part not in self._objects
         ] + [
-            f"the parts of table {table.title} are not one after another"
+            f"the parts of table {table.title} are not in sequence"
             for table in self._manifest.tables
             if list(table.parts) != sorted(set(table.parts))
         ]
