@@ -165,7 +165,7 @@ class SnapshotData:
     @property
     def done_rows(self) -> int:
         """Return the rows read so far, those of parts under way too."""
-        return self._tables.done_rows
+        return self._tables.done_rows + sum(list(self._dumped.rows.values()))
 
     @property
     def objects(self) -> Mapping[str, StoredObject]:

@@ -84,7 +84,7 @@ def test_a_table_that_was_not_read_is_no_backup() -> None:
 
 
 def test_a_table_that_is_not_of_the_snapshot_needs_a_new_one() -> None:
-    with pytest.raises(SnapshotRaced, match=r"public\.two was made"):
+    with pytest.raises(SnapshotRaced, match=r"public\.two was created"):
         tables(read={KEY: 3, ("public", "two"): 1})
 
 

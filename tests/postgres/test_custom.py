@@ -69,6 +69,8 @@ def test_it_is_the_directory_archive(
     endpoint = source.create()
     load(endpoint, programs, "hostile", scale=0.01)
     source.execute(endpoint, LARGE_OBJECTS)
+    # pg_dump numbers what it reads as the server finds it, which new statistics may change.
+    source.execute(endpoint, "ANALYZE pg_class, pg_proc, pg_type, pg_depend, pg_namespace")
     toc = dumped(programs, endpoint, tmp_path / "archive", "--compress=1")
     data = custom(programs, endpoint, tmp_path / "custom", "--compress=1")
     source.drop_all()
@@ -144,7 +146,7 @@ def test_what_is_damaged_is_no_archive(small: bytes) -> None:
 
 
 def test_bytes_behind_the_end_are_not_passed_over(small: bytes) -> None:
-    with pytest.raises(ArchiveUnreadable, match="behind its end"):
+    with pytest.raises(ArchiveUnreadable, match="after its end"):
         read(small + b"\1")
 
 
