@@ -15,35 +15,21 @@ from typing import Any
 
 from dagster_resil.errors import ResilError
 from dagster_resil.localcloud.protocol import Answer, ApiError, Request, not_done
-from dagster_resil.localcloud.sql.access import Access
-from dagster_resil.localcloud.sql.clusters import Clusters
+from dagster_resil.localcloud.sql.context import Context, MethodGroup
 from dagster_resil.localcloud.sql.discovery import format_time
 from dagster_resil.localcloud.sql.errors import invalid_request
 from dagster_resil.localcloud.sql.instances import Instances, without_nulls
-from dagster_resil.localcloud.sql.operation_log import Operations, Running, page
-from dagster_resil.localcloud.sql.store import Backup, Instance, Store
-from dagster_resil.localcloud.sql.wal_archive import Archive
+from dagster_resil.localcloud.sql.operation_log import Running, page
+from dagster_resil.localcloud.sql.store import Backup, Instance
 
 _MOST_RESULTS = 100
 
 
-class Backups:
+class Backups(MethodGroup):
     """The methods of backups."""
 
-    def __init__(
-        self,
-        store: Store,
-        access: Access,
-        operations: Operations,
-        clusters: Clusters,
-        archive: Archive,
-        instances: Instances,
-    ) -> None:
-        self._store = store
-        self._access = access
-        self._operations = operations
-        self._clusters = clusters
-        self._archive = archive
+    def __init__(self, context: Context, instances: Instances) -> None:
+        super().__init__(context)
         self._instances = instances
 
     def handlers(self) -> dict[str, Callable[[Request], Answer]]:

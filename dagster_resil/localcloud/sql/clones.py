@@ -13,40 +13,26 @@ from datetime import datetime
 from typing import Any
 
 from dagster_resil.localcloud.protocol import Answer, ApiError, Request, not_done
-from dagster_resil.localcloud.sql.access import Access
 from dagster_resil.localcloud.sql.clusters import (
-    Clusters,
     command_path,
     place_file,
 )
+from dagster_resil.localcloud.sql.context import Context, MethodGroup
 from dagster_resil.localcloud.sql.discovery import format_time, format_time_up, parse_time
 from dagster_resil.localcloud.sql.errors import OperationFailed, invalid_request
 from dagster_resil.localcloud.sql.instances import Instances, without_nulls
-from dagster_resil.localcloud.sql.operation_log import Operations, Running
-from dagster_resil.localcloud.sql.store import Base, Instance, Store
-from dagster_resil.localcloud.sql.wal_archive import Archive
+from dagster_resil.localcloud.sql.operation_log import Running
+from dagster_resil.localcloud.sql.store import Base, Instance
 
 _RECOVERY_TIMEOUT_S = 600
 _NOT_DONE = ("binLogCoordinates", "databaseNames", "sourceInstanceDeletionTime", "pitrTimestampMs")
 
 
-class Clones:
+class Clones(MethodGroup):
     """The methods of clones."""
 
-    def __init__(
-        self,
-        store: Store,
-        access: Access,
-        operations: Operations,
-        clusters: Clusters,
-        archive: Archive,
-        instances: Instances,
-    ) -> None:
-        self._store = store
-        self._access = access
-        self._operations = operations
-        self._clusters = clusters
-        self._archive = archive
+    def __init__(self, context: Context, instances: Instances) -> None:
+        super().__init__(context)
         self._instances = instances
 
     def handlers(self) -> dict[str, Callable[[Request], Answer]]:

@@ -12,16 +12,14 @@ import psycopg
 from psycopg import sql
 
 from dagster_resil.localcloud.protocol import Answer, ApiError, Request, not_done
-from dagster_resil.localcloud.sql.access import Access
 from dagster_resil.localcloud.sql.clusters import (
     OWN_DATABASES,
     OWN_ROLES,
     SUPERUSER,
-    Clusters,
 )
+from dagster_resil.localcloud.sql.context import MethodGroup
 from dagster_resil.localcloud.sql.errors import invalid_request
 from dagster_resil.localcloud.sql.instances import check_running
-from dagster_resil.localcloud.sql.operation_log import Operations
 from dagster_resil.localcloud.sql.store import Instance
 from dagster_resil.postgres.connection import Connection
 
@@ -31,13 +29,8 @@ WHERE datname <> ALL (%s) AND NOT datistemplate ORDER BY datname
 """
 
 
-class Databases:
+class Databases(MethodGroup):
     """The methods of databases."""
-
-    def __init__(self, access: Access, operations: Operations, clusters: Clusters) -> None:
-        self._access = access
-        self._operations = operations
-        self._clusters = clusters
 
     def handlers(self) -> dict[str, Callable[[Request], Answer]]:
         """Return its methods by their names."""
@@ -124,13 +117,8 @@ class Databases:
             return self._operations.done(request, "DELETE_DATABASE", instance)
 
 
-class Users:
+class Users(MethodGroup):
     """The methods of users: those with passwords."""
-
-    def __init__(self, access: Access, operations: Operations, clusters: Clusters) -> None:
-        self._access = access
-        self._operations = operations
-        self._clusters = clusters
 
     def handlers(self) -> dict[str, Callable[[Request], Answer]]:
         """Return its methods by their names."""

@@ -9,16 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from dagster_resil.localcloud.identities import Identities
 from dagster_resil.localcloud.protocol import Answer, ApiError, Request, not_done
-from dagster_resil.localcloud.sql.access import Access
-from dagster_resil.localcloud.sql.clusters import OWN_SETTINGS, Clusters
+from dagster_resil.localcloud.sql.clusters import OWN_SETTINGS
+from dagster_resil.localcloud.sql.context import Context, MethodGroup
 from dagster_resil.localcloud.sql.discovery import format_time
 from dagster_resil.localcloud.sql.errors import in_progress, invalid_request
-from dagster_resil.localcloud.sql.operation_log import Operations, Running, page
-from dagster_resil.localcloud.sql.outages import Outages
+from dagster_resil.localcloud.sql.operation_log import Running, page
 from dagster_resil.localcloud.sql.store import Instance, Store
-from dagster_resil.localcloud.sql.wal_archive import Archive
 
 REGIONS = ("europe-west1", "us-east1")
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,95}[a-z0-9])?")
@@ -53,26 +50,11 @@ _BACKUPS: Mapping[str, Any] = {
 }
 
 
-class Instances:
+class Instances(MethodGroup):
     """The methods of instances, and what the other methods share of them."""
 
-    def __init__(
-        self,
-        store: Store,
-        access: Access,
-        operations: Operations,
-        clusters: Clusters,
-        archive: Archive,
-        identities: Identities,
-        outages: Outages,
-    ) -> None:
-        self._store = store
-        self._access = access
-        self._operations = operations
-        self._clusters = clusters
-        self._archive = archive
-        self._identities = identities
-        self._outages = outages
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
         self.create_replica: Callable[[Request, Instance], Answer] | None = None
 
     def handlers(self) -> dict[str, Callable[[Request], Answer]]:

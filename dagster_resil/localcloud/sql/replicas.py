@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable
 
 from dagster_resil.localcloud.protocol import Answer, Request, not_done
-from dagster_resil.localcloud.sql.access import Access
-from dagster_resil.localcloud.sql.clusters import Clusters, place_file, slot_name
+from dagster_resil.localcloud.sql.clusters import place_file, slot_name
+from dagster_resil.localcloud.sql.context import Context, MethodGroup
 from dagster_resil.localcloud.sql.errors import OperationFailed, invalid_request
 from dagster_resil.localcloud.sql.instances import Instances, check_running
-from dagster_resil.localcloud.sql.operation_log import Operations, Running
-from dagster_resil.localcloud.sql.outages import Outages
-from dagster_resil.localcloud.sql.store import Instance, Store
+from dagster_resil.localcloud.sql.operation_log import Running
+from dagster_resil.localcloud.sql.store import Instance
 
 _STREAM_TIMEOUT_S = 30
 _NAME_LENGTH = 63
@@ -25,24 +24,12 @@ _NAME_LENGTH = 63
 _STEP_S = 0.02
 
 
-class Replicas:
+class Replicas(MethodGroup):
     """The methods of replicas."""
 
-    def __init__(
-        self,
-        store: Store,
-        access: Access,
-        operations: Operations,
-        clusters: Clusters,
-        instances: Instances,
-        outages: Outages,
-    ) -> None:
-        self._store = store
-        self._access = access
-        self._operations = operations
-        self._clusters = clusters
+    def __init__(self, context: Context, instances: Instances) -> None:
+        super().__init__(context)
         self._instances = instances
-        self._outages = outages
 
     def handlers(self) -> dict[str, Callable[[Request], Answer]]:
         """Return its methods by their names."""

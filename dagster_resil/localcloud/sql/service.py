@@ -24,6 +24,7 @@ from dagster_resil.localcloud.sql.backups import Backups
 from dagster_resil.localcloud.sql.clock import Clock
 from dagster_resil.localcloud.sql.clones import Clones
 from dagster_resil.localcloud.sql.clusters import Clusters
+from dagster_resil.localcloud.sql.context import Context
 from dagster_resil.localcloud.sql.databases import Databases, Users
 from dagster_resil.localcloud.sql.discovery import (
     VERSIONS,
@@ -72,28 +73,27 @@ class SqlService:
         self._access = Access(self._store, identities)
         self._operations = Operations(self._store, self._access)
         self._clusters = Clusters(folder, self._store)
-        archive = Archive(self._store, self._clusters)
         self._outages = Outages(self._store, self._clusters, switch)
-        instances = self._instances = Instances(
-            self._store,
-            self._access,
-            self._operations,
-            self._clusters,
-            archive,
-            identities,
-            self._outages,
+        context = Context(
+            store=self._store,
+            access=self._access,
+            operations=self._operations,
+            clusters=self._clusters,
+            archive=Archive(self._store, self._clusters),
+            identities=identities,
+            outages=self._outages,
         )
-        parts = (self._store, self._access, self._operations, self._clusters)
-        self._backups = Backups(*parts, archive, instances)
-        self._transfers = Transfers(*parts[1:], identities)
-        replicas = Replicas(*parts, instances, self._outages)
+        instances = self._instances = Instances(context)
+        self._backups = Backups(context, instances)
+        self._transfers = Transfers(context)
+        replicas = Replicas(context, instances)
         instances.create_replica = replicas.create
         self._handlers: dict[str, Handler] = {
             **self._operations.handlers(),
             **instances.handlers(),
-            **Databases(self._access, self._operations, self._clusters).handlers(),
-            **Users(self._access, self._operations, self._clusters).handlers(),
-            **Clones(*parts, archive, instances).handlers(),
+            **Databases(context).handlers(),
+            **Users(context).handlers(),
+            **Clones(context, instances).handlers(),
             **self._backups.handlers(),
             **replicas.handlers(),
             **self._transfers.handlers(),

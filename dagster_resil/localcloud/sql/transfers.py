@@ -21,18 +21,16 @@ from typing import TYPE_CHECKING, Any
 from isal import igzip
 from psycopg import sql
 
-from dagster_resil.localcloud.identities import Identities
 from dagster_resil.localcloud.protocol import Answer, Request, not_done
-from dagster_resil.localcloud.sql.access import Access
 from dagster_resil.localcloud.sql.clusters import (
     IMPORTER,
     OWN_DATABASES,
     OWN_ROLES,
-    Clusters,
 )
+from dagster_resil.localcloud.sql.context import MethodGroup
 from dagster_resil.localcloud.sql.errors import OperationFailed, invalid_request
 from dagster_resil.localcloud.sql.instances import check_running, without_nulls
-from dagster_resil.localcloud.sql.operation_log import Operations, Running
+from dagster_resil.localcloud.sql.operation_log import Running
 from dagster_resil.localcloud.sql.store import Instance
 from dagster_resil.postgres.connection import Endpoint
 from dagster_resil.postgres.server import hand_over
@@ -49,20 +47,8 @@ _FAILED = "ERROR_RDBMS"
 """The code that failed exports and imports were seen to have."""
 
 
-class Transfers:
+class Transfers(MethodGroup):
     """The methods of exports and imports."""
-
-    def __init__(
-        self,
-        access: Access,
-        operations: Operations,
-        clusters: Clusters,
-        identities: Identities,
-    ) -> None:
-        self._access = access
-        self._operations = operations
-        self._clusters = clusters
-        self._identities = identities
 
     def handlers(self) -> dict[str, Callable[[Request], Answer]]:
         """Return its methods by their names."""
