@@ -19,6 +19,7 @@ from dagster_resil.postgres.table_of_contents import (
     Entry,
     Section,
     TableOfContents,
+    for_server,
     read_contents,
     sequence_value,
 )
@@ -236,3 +237,15 @@ def test_what_locks_several_tables_is_restored_when_nothing_else_is(
     plain = {entry.dump_id: entry for entry in toc.entries}
     assert all(plain[entry.dump_id] == entry for entry in apart)
     assert ordered.in_fixed_order() == ordered
+
+
+def test_a_word_that_an_old_server_does_not_know_is_left_out() -> None:
+    """pg_dump 15 and later writes it for an unlogged table's identity column."""
+    text = (
+        "ALTER TABLE public.t ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (\n"
+        "    SEQUENCE NAME public.t_id_seq\n    LOGGED\n    START WITH 1\n);\n"
+    )
+    assert for_server(text, 150000) == text
+    assert for_server(text, 140023) == text.replace("    LOGGED\n", "")
+    quoted = "COMMENT ON TABLE t IS '\n    LOGGED\n    START WITH 1';\n"
+    assert for_server(quoted, 130023) == quoted
