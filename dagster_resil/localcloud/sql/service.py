@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 Handler = Callable[[Request], Answer]
 
 
-class _Told(BaseModel):
+class _ClockSetting(BaseModel):
     """What ``POST /localcloud/clock`` takes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -233,7 +233,7 @@ class SqlService:
 
     def _set_clock(self, request: Request) -> Answer:
         try:
-            told = _Told.model_validate(request.body.json())
+            told = _ClockSetting.model_validate(request.body.json())
             now = parse_time(told.now)
         except ValidationError as error:
             raise invalid(f"no such clock: {error}") from None
