@@ -105,11 +105,11 @@ def test_a_place_that_is_down_holds_up_nobody_else(
         down.status = 500
         monkeypatch.setenv("RESIL_ALERT_URLS", f"{down.url}, {webhook.url}")
         report(project, "one", passed=False)
-        assert "not taken by number 1" in ticks.tick()
+        assert "not accepted by number 1" in ticks.tick()
         assert len(webhook.received) == 1
 
         # Nothing else to tell: the tick is red.
-        with pytest.raises(dg.Failure, match="not taken by number 1"):
+        with pytest.raises(dg.Failure, match="not accepted by number 1"):
             ticks.tick()
 
         report(project, "two", passed=False)

@@ -236,7 +236,7 @@ def test_an_answer_that_is_no_json_is_asked_for_again(cloud: Cloud) -> None:
             use()
     with (
         cloud.failing("corrupt", method="storage.objects.get", incoming=False),
-        pytest.raises(VaultUnreachable, match="an answer that is no JSON") as error,
+        pytest.raises(VaultUnreachable, match="an answer that is not JSON") as error,
     ):
         vault.size("x")
     assert error.value.transient
@@ -251,7 +251,7 @@ def test_a_token_that_is_no_json_is_asked_for_again(
     monkeypatch.setenv("RESIL_GCS_RETRY_S", "1")
     with (
         signed_in.failing("corrupt", method="oauth2.token", incoming=False),
-        pytest.raises(VaultUnreachable, match="no JSON"),
+        pytest.raises(VaultUnreachable, match="not JSON"),
     ):
         open_vault(f"gs://{bucket.name}").check_writable()
 

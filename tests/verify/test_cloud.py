@@ -323,7 +323,7 @@ def test_answers_that_are_no_json_are_the_ways_fault(kept: Kept) -> None:
         receipt = kept.verify()
     assert receipt.verdict is Verdict.INCONCLUSIVE
     assert failed(receipt) == set()
-    assert "no JSON" in receipt.check("archive_intact").summary
+    assert "not JSON" in receipt.check("archive_intact").summary
 
 
 def test_a_vault_that_stays_away_is_not_asked_for_each_object(kept: Kept) -> None:
