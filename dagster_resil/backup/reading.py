@@ -39,6 +39,7 @@ from dagster_resil.records.expected import Expected
 from dagster_resil.records.inventory import Inventory, Item, LargeObjects, SequenceValue
 from dagster_resil.records.manifest import (
     CAPABILITIES,
+    Capabilities,
     Engine,
     Snapshot,
     Source,
@@ -90,6 +91,10 @@ class _Definitions:
     around: tuple[Item, ...]
 
 
+def _capabilities(data: Data) -> Capabilities:
+    return CAPABILITIES[data.engine]
+
+
 class _Watch:
     """Looks, while others read, whether all goes on as it should."""
 
@@ -118,7 +123,7 @@ class _Watch:
         """
         lock_timeout_s = self._settings.lock_timeout_s
         self._snapshot.pulse(lock_timeout_s)
-        if not CAPABILITIES[self._data.engine].under_snapshot:
+        if not _capabilities(self._data).under_snapshot:
             self._snapshot.make_way(lock_timeout_s)
         self._expectations.check()
         self._data.check()
@@ -178,7 +183,7 @@ class SourceReader:
             expectations.wait(watch)
             data.wait(watch)
             watch()  # tell the whole of it
-            by = CAPABILITIES[data.engine]
+            by = _capabilities(data)
             unsettled = frozenset[int]()
             if not by.under_snapshot:
                 unsettled = _written_since(snapshot, definitions.large_objects)
@@ -239,7 +244,7 @@ class SourceReader:
         if read_state(snapshot.endpoint) != state:
             again = self.schema.with_suffix(".again")
             # What does not read under the snapshot has read what is there by now.
-            dump_schema(again, as_of_now=not CAPABILITIES[data.engine].under_snapshot)
+            dump_schema(again, as_of_now=not _capabilities(data).under_snapshot)
             if comparable_lines(self.schema) != comparable_lines(again):
                 raise SnapshotRaced("the schema was changed while the backup ran")
         return _Definitions(
@@ -270,7 +275,7 @@ class SourceReader:
                     snapshot,
                     toc,
                     cloned=self.origin.cloned,
-                    by_own_login=CAPABILITIES[data.engine].by_own_login,
+                    by_own_login=_capabilities(data).by_own_login,
                 ),
                 *definitions.globals_sql.left_out,
             ),
@@ -322,7 +327,6 @@ def _written_since(snapshot: HeldSnapshot, large_objects: LargeObjects) -> froze
                 f"large objects of {snapshot.endpoint.describe()} were written to while it was "
                 "exported, so their expected contents are unknown",
                 hint="export a clone (consistency: clone); if it is a clone, stop what writes "
-                "large "
-                "objects there by itself, for example pg_cron",
+                "large objects there by itself, for example pg_cron",
             )
     return frozenset(table.oid for table in tables if before[table.oid] != after[table.oid])

@@ -167,8 +167,7 @@ class Api:
         if not self.on_loopback and not self.endpoint.startswith("https://"):
             raise ConfigurationError(
                 f"the client of Cloud SQL is directed to {self.endpoint}, which is neither "
-                f"Google's nor "
-                "on this machine",
+                "Google's nor on this machine",
                 hint=f"unset {_OVERRIDE_VARIABLE}",
             )
         if credentials is None:

@@ -352,8 +352,7 @@ class CloudSql:
                 f"instance {name} in project {project} is protected against deletion, and is not "
                 "a temporary instance of this tool",
                 hint="this tool removes that protection only from its own; to delete this one: "
-                "gcloud sql instances patch "
-                f"{name} --project={project} --no-deletion-protection",
+                f"gcloud sql instances patch {name} --project={project} --no-deletion-protection",
                 reason="notOurs",
             )
         self._change(

@@ -366,7 +366,7 @@ class Operations:
         ]
         return CloudSqlError(
             f"can't {asked.what}: another operation is running on the instance, and did not end "
-            f"in time" + (f": {', '.join(running)}" if running else ""),
+            "in time" + (f": {', '.join(running)}" if running else ""),
             hint="wait for its end, or cancel it: gcloud sql operations list "
             f"--instance={(asked.source or (asked.project, asked.instance))[1]}",
             reason=refusal.reason,

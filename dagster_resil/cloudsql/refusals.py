@@ -73,8 +73,8 @@ def refused(
     elif "protect" in refusal.message:
         hint = (
             "it is protected against deletion, which this tool removes only from temporary "
-            "instances: "
-            f"gcloud sql instances patch {instance} --project={project} --no-deletion-protection"
+            f"instances: gcloud sql instances patch {instance} --project={project} "
+            "--no-deletion-protection"
         )
     elif refusal.reason in ("instanceHasReplicas", "invalidState", "invalidOperation"):
         hint = f"see its state: gcloud sql instances describe {instance} --project={project}"

@@ -91,8 +91,7 @@ def build_janitor(
         minimum_interval_seconds=_JANITOR_INTERVAL_S,
         default_status=status,
         description="Stops scratch servers whose time is over, and removes what killed runs left "
-        "on "
-        "this machine.",
+        "on this machine.",
     )
     def resil_janitor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         from dagster_resil.postgres.scratch import sweep

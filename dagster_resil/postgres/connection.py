@@ -219,7 +219,7 @@ class Endpoint:
     def _open(self, application_name: str) -> Connection:
         arguments: dict[str, str | int] = {
             "connect_timeout": CONNECT_TIMEOUT_S,
-            # A peer that vanished without a message is noticed within about a minute.
+            # A peer that vanished without a word is noticed within about a minute.
             "keepalives_idle": 30,
             "keepalives_interval": 10,
             "keepalives_count": 3,

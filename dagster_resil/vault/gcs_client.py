@@ -221,8 +221,7 @@ def check_client(client: storage.Client) -> None:
     if not local and not endpoint.startswith("https://"):
         raise ConfigurationError(
             f"the client of Cloud Storage is directed to {endpoint}, which is neither Google's "
-            f"nor the "
-            "local cloud",
+            "nor the local cloud",
             hint=f"unset {_EMULATOR_VARIABLE} and {_OVERRIDE_VARIABLE}"
             + (
                 f"; if a local cloud is there: export {LOCALCLOUD_VARIABLE}={endpoint}"

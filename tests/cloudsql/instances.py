@@ -52,7 +52,7 @@ def operations(sql: Google, kind: str, instance: str, project: str = PROJECT) ->
     return [each for each in found if each["operationType"] == kind]
 
 
-def prepare_session(sql: Google) -> None:
+def wait_until_idle(sql: Google) -> None:
     """Wait until no operation is under way."""
     deadline = time.monotonic() + _IDLE_TIMEOUT_S
     for project in (PROJECT, SCRATCH):
@@ -68,7 +68,7 @@ def remove_others(sql: Google) -> None:
     """Remove every instance but the protected one."""
     for project in (PROJECT, SCRATCH):
         while left := [each for each in names(sql, project) if each != SOURCE]:
-            prepare_session(sql)
+            wait_until_idle(sql)
             for name in left:
                 found = sql.get(name, project=project)
                 if found["settings"].get("deletionProtectionEnabled"):

@@ -15,7 +15,7 @@ from google.cloud import storage
 
 from dagster_resil.cloudsql.client import CloudSql
 from dagster_resil.errors import CloudSqlError, InstanceMissing, OperationUnfinished
-from tests.cloudsql.instances import SOURCE, connected, grant, names, operations, prepare_session
+from tests.cloudsql.instances import SOURCE, connected, grant, names, operations, wait_until_idle
 from tests.localcloud.cloudsql import PROJECT
 from tests.localcloud.cloudsql import CloudSql as Google
 
@@ -164,7 +164,7 @@ def test_nothing_is_sent_again_unseen(sql: Google, uri: str) -> None:
         client.export(SOURCE, database="shop", uri=uri)
     assert sent(sql, "sql.instances.export") == 1
     sql.cloud.mend()
-    prepare_session(sql)
+    wait_until_idle(sql)
     # Somebody does it again: what is there is not written over.
     with pytest.raises(CloudSqlError, match="already exists"):
         client.export(SOURCE, database="shop", uri=uri)
@@ -212,7 +212,7 @@ def test_a_turn_that_does_not_come(sql: Google, uri: str) -> None:
     with pytest.raises(CloudSqlError, match="another operation is running on the instance"):
         client.clone(SOURCE, "target")
     assert names(sql) == [SOURCE]
-    prepare_session(sql)
+    wait_until_idle(sql)
 
 
 def test_a_stuck_export_is_ended(
@@ -253,7 +253,7 @@ def test_an_export_that_nobody_waits_for_is_ended(
     sql.cloud.mend()
     (stuck,) = [each for each in operations(sql, "EXPORT", SOURCE) if each["status"] != "DONE"]
     sql.operations.cancel(project=PROJECT, operation=stuck["name"]).execute()
-    prepare_session(sql)
+    wait_until_idle(sql)
 
 
 def test_operations_that_fail(sql: Google, client: CloudSql, uri: str) -> None:

@@ -19,7 +19,7 @@ from dagster_resil.cloudsql import ownership
 from dagster_resil.cloudsql.client import CloudSql
 from dagster_resil.cloudsql.temporary import PREFIX, sweep, temporary_clone
 from dagster_resil.errors import CloudSqlError, ConfigurationError, OperationUnfinished
-from tests.cloudsql.instances import SCRATCH, SOURCE, connected, names, operations, prepare_session
+from tests.cloudsql.instances import SCRATCH, SOURCE, connected, names, operations, wait_until_idle
 from tests.localcloud.cloudsql import PROJECT
 from tests.localcloud.cloudsql import CloudSql as Google
 
@@ -154,7 +154,7 @@ def test_a_clone_that_is_stuck_is_left_to_the_janitor(sql: Google) -> None:
     ) as stuck:
         sweep(patient, alive=dead, older_than_s=0)
     assert f"gcloud sql operations list --instance={left}" in stuck.value.hint
-    prepare_session(sql)
+    wait_until_idle(sql)
     assert sweep(patient, alive=dead, older_than_s=3600) == []
     assert sweep(patient, alive=dead, older_than_s=0) == [left]
     assert names(sql) == [SOURCE]
@@ -329,7 +329,7 @@ def test_a_worker_that_is_killed(sql: Google, client: CloudSql, where: str) -> N
         finally:
             worker.send_signal(signal.SIGKILL)
     sql.cloud.mend()
-    prepare_session(sql)
+    wait_until_idle(sql)
     (left,) = [each for each in names(sql) if each != SOURCE]
     assert sweep(client, alive=alive, older_than_s=3600) == []
     assert sweep(client, alive=dead, older_than_s=0) == [left]

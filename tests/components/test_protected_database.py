@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -222,6 +223,48 @@ def test_a_backup_is_restored_into_an_empty_database(
     assert "is not empty" in failure(again)
 
 
+def test_a_restore_leaves_out_roles_and_owners_as_asked(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"owner_{secrets.token_hex(3)}"
+    project.source.execute(
+        project.endpoint, f"CREATE ROLE {name}", f"ALTER TABLE item OWNER TO {name}"
+    )
+    assert project.materialize().success
+    target = project.source.create()
+    monkeypatch.setenv("TARGET_URL", url_of(target))
+    database = {"url_env": "TARGET_URL", "roles": False, "owners": False}
+    result = project.run(
+        "app_restore",
+        partition_key=project.open,
+        run_config={"ops": {"app_restore_backup": {"config": {"target": {"database": database}}}}},
+    )
+    with owner_session(target) as connection:
+        query = "SELECT tableowner FROM pg_tables WHERE tablename = 'item'"
+        assert connection.execute(query).fetchone() == ("postgres",), failure(result)
+    project.source.execute(project.endpoint, "ALTER TABLE item OWNER TO postgres")
+    project.source.execute(project.endpoint, f"DROP ROLE {name}")
+
+
+def test_another_source_is_taken_when_the_run_says_so(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert project.materialize().success
+    other = project.source.create()
+    project.source.execute(other, "CREATE TABLE another ()")
+    monkeypatch.setenv("APP_URL", url_of(other))
+
+    refused = failure(project.materialize())
+    assert "otherwise correct the address" in refused
+    assert "accept_new_source: true in the Launchpad" in refused
+
+    config = {"ops": {"app__backup": {"config": {"accept_new_source": True}}}}
+    accepted = project.run("app_backup", partition_key=project.open, run_config=config)
+    assert accepted.success, failure(accepted)
+    assert [table.name for table in project.newest().manifest.tables] == ["another"]
+    assert project.materialize().success  # from now on it is the known one
+
+
 def test_a_failed_backup_is_not_restored(project: Project) -> None:
     assert project.materialize().success
     flip_one_byte(project.newest(), "public", "item")
@@ -412,3 +455,4 @@ def test_a_time_limit_ends_a_backup(project: Project) -> None:
     result = project.materialize()
     assert not result.success
     assert "took longer than 0.001 s" in failure(result)
+    assert "raise time_limit_seconds, or jobs" in failure(result)

@@ -331,7 +331,7 @@ def test_a_resumable_upload_goes_on_where_it_was_cut(cloud: Cloud, bucket: stora
         url, data=data[MIB:], headers={"Content-Range": f"bytes {MIB}-{len(data) - 1}/{len(data)}"}
     )
     assert answer.json()["crc32c"] == crc32c(data)
-    # OperationRequest again, it tells what it has made.
+    # Asked again, it tells what it has made.
     again = http.put(url, data=b"", headers={"Content-Range": "bytes */*"})
     assert again.json()["generation"] == answer.json()["generation"]
     assert bucket.blob("x").download_as_bytes() == data

@@ -157,7 +157,7 @@ class Instances(MethodGroup):
         """Have an instance RUNNABLE whose server runs."""
         if base and instance.has_recovery:
             self._archive.take_base(instance, "first")
-        self._outages.prepare_session(self._store.change(instance.key, state="RUNNABLE"))
+        self._outages.apply_to(self._store.change(instance.key, state="RUNNABLE"))
 
     def failed(self, instance: Instance) -> None:
         """Leave an instance FAILED that could not be made: it is there until it is deleted."""

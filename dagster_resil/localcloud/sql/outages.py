@@ -48,9 +48,9 @@ class Outages:
     def apply(self) -> None:
         """Have every instance as the faults say."""
         with self._lock:
-            self._clusters.each(self.prepare_session, self._store.instances())
+            self._clusters.each(self.apply_to, self._store.instances())
 
-    def prepare_session(self, instance: Instance) -> None:
+    def apply_to(self, instance: Instance) -> None:
         """Have an instance as the faults say."""
         if instance.state != "RUNNABLE":
             return

@@ -280,7 +280,7 @@ class Store:
         :param start: the first name to return.
         :param after: of that name, only the generations after this one.
         """
-        # OperationRequest for as a string: SQLite compares text by its bytes in UTF-8.
+        # Asked for as a string: SQLite compares text by its bytes in UTF-8.
         wanted = ", ".join(f"'{state}'" for state in states)
         rows = self._execute(
             f"SELECT {self._COLUMNS} FROM versions WHERE bucket = ? AND state IN ({wanted}) "
