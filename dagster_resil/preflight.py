@@ -181,8 +181,8 @@ def _vault(url: str, purpose: Purpose) -> Iterator[Finding]:
         unfinished = [each for name in vault.folders() for each in Backups(vault).unfinished(name)]
         if unfinished:
             yield Finding(
-                f"vault {vault.url} holds objects of {len(unfinished):,} backups that "
-                "are running, or were killed",
+                f"vault {vault.url} holds objects of backups without a manifest "
+                f"({len(unfinished):,}), which are running or were killed",
                 0,
                 "a backup of the same database removes what is older than two days"
                 if vault.may_discard()
