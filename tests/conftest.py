@@ -224,8 +224,8 @@ def sixteen() -> Programs | None:
 
 def server_of(major: int) -> Programs:
     """Return a server's programs, also fetched ones; skip the test, aloud, where there are none."""
-    for programs in _every_program():
-        if programs.has_server and programs.major == major:
+    for programs in (*_every_program(), sixteen()):
+        if programs and programs.has_server and programs.major == major:
             return programs
     pytest.skip(f"PostgreSQL {major} can't be had on this machine: UNTESTED with it")
 
